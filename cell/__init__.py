@@ -1,0 +1,1 @@
+"""A cell: a whole copy of the product with its own shards, cache, API and worker."""

@@ -1,0 +1,58 @@
+"""Names shared by every log line and metric of the fleet, so that one query works on all of them."""
+
+from enum import StrEnum
+from typing import Final
+
+
+class Field(StrEnum):
+    """Log fields. Events themselves are verbs in the past (``move_frozen``)."""
+
+    TENANT = "tenant"
+    CELL = "cell"
+    SHARD = "shard"
+    BUCKET = "bucket"
+    EPOCH = "epoch"
+    REVISION = "revision"
+    LOG_ID = "log_id"
+    MOVE = "move"
+    REQUEST_ID = "request_id"
+    ROUTER = "router"
+    WORKER = "worker"
+    PLAN = "plan"
+    REASON = "reason"
+    DURATION_MS = "duration_ms"
+
+
+class Metric(StrEnum):
+    """Prometheus metrics. Labels are bounded: cell, code, reason; never tenant."""
+
+    ROUTER_REQUESTS = "cellwall_router_requests_total"
+    ROUTER_DURATION = "cellwall_router_request_seconds"
+    ROUTER_REFUSED = "cellwall_router_refused_total"
+    ROUTER_RETRIES = "cellwall_router_replays_total"
+    ROUTER_HOLDS = "cellwall_router_holds"
+    ROUTER_REVISION = "cellwall_router_applied_revision"
+    ROUTER_UPSTREAMS = "cellwall_router_upstream_connections"
+    CELL_REQUESTS = "cellwall_cell_requests_total"
+    CELL_DURATION = "cellwall_cell_request_seconds"
+    CELL_REFUSED = "cellwall_cell_refused_total"
+    CELL_IN_FLIGHT = "cellwall_cell_in_flight"
+    EVENTS_RELAYED = "cellwall_events_relayed_total"
+    EVENTS_CONSUMED = "cellwall_events_consumed_total"
+    EVENTS_DEAD = "cellwall_events_dead_total"
+    CONTROL_MOVES = "cellwall_moves_total"
+    CONTROL_HOLD = "cellwall_move_hold_seconds"
+    CONTROL_REVISION = "cellwall_route_log_revision"
+
+
+class Refusal(StrEnum):
+    """Values of the answer field ``Cell-Refused``: why the platform, not the application, refused."""
+
+    MISDIRECTED = "misdirected"  # with 421: not ours at this epoch; nothing ran
+    FROZEN = "tenant-frozen"  # with 503: about to move; nothing ran
+    INTERRUPTED = "interrupted"  # with 503: something may have run; never replayed
+    ENVELOPE = "envelope"  # with 403
+    DEADLINE = "deadline"  # with 504
+
+
+METRICS_PREFIX: Final = "cellwall_"

@@ -1,0 +1,148 @@
+"""Problem details (RFC 9457): one registry of what can go wrong, what it is called and what the caller can do.
+
+``type`` is stable and never reused. Every error answer of every listener is one of these.
+"""
+
+from dataclasses import dataclass
+from typing import Any, Final
+
+import msgspec
+
+CONTENT_TYPE: Final = "application/problem+json"
+_BASE: Final = "urn:cellwall:problem:"
+
+
+@dataclass(frozen=True, slots=True)
+class Problem:
+    """One kind of failure. ``slug`` ends its type; ``advice`` tells the caller what to do about it."""
+
+    slug: str
+    status: int
+    title: str
+    advice: str
+
+    @property
+    def type(self) -> str:
+        """The stable URI of the problem."""
+        return _BASE + self.slug
+
+    def body(self, detail: str = "", *, advice: str = "", **extra: Any) -> bytes:
+        """The JSON body. ``extra`` members are extension members (RFC 9457, section 3.2)."""
+        members = {"type": self.type, "title": self.title, "status": self.status}
+        if detail:
+            members["detail"] = detail
+        members["advice"] = advice or self.advice
+        return msgspec.json.encode(members | extra)
+
+
+class ProblemError(Exception):
+    """Raised anywhere behind an HTTP listener; the listener answers with the problem."""
+
+    def __init__(
+        self, problem: Problem, detail: str = "", *, headers: dict[str, str] | None = None, **extra: Any
+    ) -> None:
+        super().__init__(f"{problem.slug}: {detail or problem.title}")
+        self.problem = problem
+        self.detail = detail
+        self.headers = headers or {}
+        self.extra = extra
+
+    def body(self) -> bytes:
+        """The JSON body of the answer."""
+        return self.problem.body(self.detail, **self.extra)
+
+
+# -- the router ---------------------------------------------------------------------------------------------------
+MALFORMED = Problem(
+    "malformed-request", 400, "The request is not valid HTTP/1.1", "Send a request as RFC 9112 defines it."
+)
+TENANT_AMBIGUOUS = Problem(
+    "tenant-ambiguous",
+    400,
+    "The request names two tenants",
+    "Send a host and a credential of the same tenant.",
+)
+TENANT_MISSING = Problem("tenant-missing", 404, "The request names no tenant", "Use the tenant's own host name.")
+TENANT_UNKNOWN = Problem(
+    "tenant-unknown", 404, "No such tenant", "Check the host name, or look it up at the front door."
+)
+TENANT_SUSPENDED = Problem("tenant-suspended", 403, "The tenant is suspended", "Ask the operator to resume it.")
+HEAD_TOO_LARGE = Problem("head-too-large", 431, "The request head is too large", "Send fewer or shorter fields.")
+BODY_TOO_LARGE = Problem("body-too-large", 413, "The request body is too large", "Send a smaller body.")
+CLIENT_TOO_SLOW = Problem("client-too-slow", 408, "The request did not arrive in time", "Send it again, faster.")
+RATE_LIMITED = Problem("rate-limited", 429, "Too many requests", "Wait for Retry-After, or choose a larger plan.")
+CELL_UNAVAILABLE = Problem(
+    "cell-unavailable", 503, "The tenant's cell cannot be reached", "Try again after Retry-After."
+)
+CELL_BUSY = Problem("cell-busy", 503, "The tenant's cell has no room for this request", "Try again after Retry-After.")
+CELL_BROKEN = Problem(
+    "cell-broken-answer", 502, "The tenant's cell gave a broken answer", "Try again; tell the operator."
+)
+NOT_READY = Problem("not-ready", 503, "The route table is not loaded yet", "Try again after Retry-After.")
+DEADLINE = Problem("deadline-exceeded", 504, "The time budget is used up", "Try again; ask for less.")
+NOT_SUPPORTED = Problem("not-supported", 501, "The router does not support this", "See docs/architecture.md.")
+
+# -- the cell's ingress -------------------------------------------------------------------------------------------
+ENVELOPE_INVALID = Problem(
+    "envelope-invalid",
+    403,
+    "The request did not come through a router of this fleet",
+    "Send it to the router.",
+)
+MISDIRECTED = Problem("misdirected", 421, "This cell does not own the tenant", "The router looks up the new route.")
+TENANT_FROZEN = Problem(
+    "tenant-frozen",
+    503,
+    "The tenant is about to move; nothing of this request ran",
+    "Try again after Retry-After.",
+)
+INTERRUPTED = Problem(
+    "interrupted", 503, "The tenant moved while the request ran; a part of it may have taken effect",
+    "Read the state before you try again, or repeat it with the same Idempotency-Key.",
+)  # fmt: skip
+SHARD_UNAVAILABLE = Problem(
+    "shard-unavailable", 503, "The tenant's database cannot be reached", "Try again after Retry-After."
+)
+
+# -- the product --------------------------------------------------------------------------------------------------
+INVALID = Problem("invalid-input", 400, "The input is not valid", "Correct the fields that detail names.")
+UNAUTHENTICATED = Problem("unauthenticated", 401, "A valid credential is needed", "Send Authorization: Bearer KEY.")
+FORBIDDEN = Problem("forbidden", 403, "Your role does not allow this", "Ask an administrator of your tenant.")
+NOT_FOUND = Problem("not-found", 404, "No such thing", "Check the identifier.")
+METHOD_NOT_ALLOWED = Problem("method-not-allowed", 405, "No such method here", "See the Allow field.")
+CONFLICT = Problem("conflict", 409, "It conflicts with what is there", "Read the present state, then decide.")
+KEY_MISSING = Problem(
+    "idempotency-key-missing",
+    400,
+    "Idempotency-Key is missing",
+    "Send a unique Idempotency-Key with every create.",
+)
+KEY_IN_FLIGHT = Problem(
+    "idempotency-key-in-flight",
+    409,
+    "A request with this Idempotency-Key is being worked on",
+    "Wait, then repeat it.",
+)
+KEY_REUSED = Problem(
+    "idempotency-key-reused", 422, "This Idempotency-Key was used with another payload", "Use a new key."
+)
+INTERNAL = Problem("internal-error", 500, "Something broke on our side", "Try again; quote the request id.")
+
+# -- transfer and control plane -----------------------------------------------------------------------------------
+FENCED = Problem(
+    "fenced", 409, "A newer command was seen for this tenant", "Do not repeat it: a newer leader is at work."
+)
+WRONG_STATE = Problem("wrong-state", 409, "The tenant's state does not allow this command", "Read its status first.")
+FREEZE_BUSY = Problem(
+    "freeze-budget-exceeded", 503, "The tenant could not be frozen within the budget", "Try again later."
+)
+SCHEMA_MISMATCH = Problem("schema-mismatch", 409, "The cells' schema revisions differ", "Migrate the older cell first.")
+SLUG_TAKEN = Problem("slug-taken", 409, "A tenant with this slug exists", "Choose another slug.")
+CELL_EXISTS = Problem("cell-exists", 409, "A cell with this name exists", "Choose another name.")
+NO_ROOM = Problem("no-cell-has-room", 409, "No cell can take the tenant", "Add a cell, or raise a cell's capacity.")
+CELL_FULL = Problem("cell-full", 409, "The cell is full", "Choose another cell, or raise its capacity.")
+MOVE_NOOP = Problem("already-there", 409, "The tenant already lives in that cell", "Choose another cell.")
+MOVE_RUNNING = Problem("move-running", 409, "The tenant is being moved", "Wait for the running move, or cancel it.")
+MOVE_DECIDED = Problem("move-decided", 409, "The move is past its decision", "Let it finish, then roll it back.")
+
+REGISTRY: Final[dict[str, Problem]] = {p.slug: p for p in list(globals().values()) if isinstance(p, Problem)}

@@ -1,0 +1,1 @@
+"""Stamping out cells: on this machine and, by Pulumi, in the cloud."""

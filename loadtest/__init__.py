@@ -1,0 +1,1 @@
+"""The load lab: open-loop driver, books, scenarios, benchmarks."""

@@ -1,0 +1,1 @@
+"""The thin stateless router: one tenant's request in, the one cell that owns it out."""
