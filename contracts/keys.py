@@ -7,9 +7,12 @@ over can impersonate nobody but itself, and a new cell needs no secret to be han
 import base64
 import hashlib
 import hmac
+import re
 from enum import StrEnum
 
 KEY_BYTES = 32
+
+_BASE64URL = re.compile(r"[A-Za-z0-9_-]+=*\Z")  # b64decode would skip what is not of the alphabet
 
 
 class Purpose(StrEnum):
@@ -28,6 +31,8 @@ class InvalidKeyError(ValueError):
 def parse_root(text: str) -> bytes:
     """A root key from its text: base64url of 32 bytes or more."""
     raw = text.strip()
+    if not _BASE64URL.match(raw):
+        raise InvalidKeyError("a root key must be base64url")
     try:
         key = base64.urlsafe_b64decode(raw + "=" * (-len(raw) % 4))
     except ValueError as e:

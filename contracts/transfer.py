@@ -4,7 +4,8 @@ Every command is ``POST /transfer/v1/tenants/{tenant}/{command}`` with the cell'
 ``Move-Fence: MOVE_ID;LEADER_TERM;SEQ`` (moves.md rule 1). A command with a lower (term, seq) than the highest seen for
 the tenant is refused with the problem ``fenced``; the same (term, seq) again is the same command repeated. Commands are
 idempotent: a repeat of one that took effect answers as the first did. The row stream of ``export`` is opaque to the
-control plane, which only carries it to ``import`` of the target.
+control plane, which only carries it to ``import`` of the target. ``prepare``, ``activate``, ``restore``, ``release``,
+``abort`` and ``purge`` answer with the `TenantStatus` that they made.
 """
 
 from typing import Annotated, Final, Literal
@@ -127,7 +128,8 @@ class Empty(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class TenantStatus(msgspec.Struct, frozen=True):
-    """``GET /transfer/v1/tenants/{tenant}``: the fence row. ``GET /transfer/v1/tenants`` lists all of them."""
+    """``GET /transfer/v1/tenants/{tenant}``: the fence row, 404 without one. ``GET /transfer/v1/tenants``: a JSON array
+    of all of them."""
 
     tenant: str
     state: TenantState

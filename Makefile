@@ -1,0 +1,72 @@
+# Cellwall. `make` alone lists what there is; `make demo` and `make test` set up all they need.
+SHELL := /bin/bash
+.DEFAULT_GOAL := help
+UV_VERSION := 0.13.9
+UV := build/uv/bin/uv
+PY := .venv/bin/python
+RUN := $(UV) run --frozen --no-sync
+
+.PHONY: help setup demo up down status test test-unit check format bench-router tools clean
+
+help: ## list the targets
+	@awk 'BEGIN {FS = ":.*## "} /^[a-z-]+:.*## / {printf "  \033[1m%-14s\033[0m %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+# One stamp per lock file: setup costs nothing when nothing changed.
+setup: build/.setup ## make the environment (.venv) from uv.lock
+
+build/.setup: uv.lock pyproject.toml | $(UV)
+	@$(UV) sync --frozen --quiet
+	@touch $@
+
+$(UV):
+	@python3 -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Cellwall needs Python 3.11 or newer as python3")'
+	@mkdir -p build
+	@echo "setting up: uv $(UV_VERSION) in build/uv, then the pinned packages in .venv"
+	@python3 -m venv build/uv || { rm -rf build/uv; \
+	  echo "python3 has no venv module: install it (Debian: apt-get install python3-venv)" >&2; exit 2; }
+	@build/uv/bin/python -m pip install --quiet --disable-pip-version-check uv==$(UV_VERSION)
+
+demo: setup ## run a whole fleet for a minute: traffic, a live move, kills, and the books
+	@$(PY) -m loadtest.demo $(ARGS)
+
+up: setup ## start a fleet on loopback, leave it running and print where everything listens
+	@$(PY) -m infra.local up $(ARGS)
+
+down: setup ## stop the fleet of `make up`, also after a crash
+	@$(PY) -m infra.local down $(ARGS)
+
+status: setup ## show the fleet of `make up`: processes, ports, ready-made commands
+	@$(PY) -m infra.local status $(ARGS)
+
+test: setup ## run all tests on real PostgreSQL, Redis and processes
+	@$(PY) -m pytest $(ARGS)
+
+test-unit: setup ## run the unit tests alone (no sockets, seconds)
+	@$(PY) -m pytest tests/unit tests/architecture $(ARGS)
+
+check: setup ## format, lint, types and import rules
+	@$(RUN) ruff format --check .
+	@$(RUN) ruff check .
+	@$(RUN) mypy
+	@$(RUN) lint-imports
+
+format: setup ## rewrite the code in house format
+	@$(RUN) ruff format .
+	@$(RUN) ruff check --fix .
+
+tools: ## find or install what only benchmarks need: nginx and wrk, from Debian
+	@for tool in nginx:nginx-light wrk:wrk; do \
+	  command -v $${tool%%:*} >/dev/null && continue; \
+	  command -v apt-get >/dev/null && [ "$$(id -u)" = 0 ] || { \
+	    echo "make bench-router needs $${tool%%:*} on PATH (Debian: apt-get install $${tool##*:})" >&2; exit 2; }; \
+	  echo "installing $${tool##*:}"; \
+	  apt-get install -y -qq $${tool##*:} >/dev/null 2>&1 \
+	    || { apt-get update -qq && apt-get install -y -qq $${tool##*:} >/dev/null; }; \
+	done
+
+bench-router: setup tools ## CPU per request of the router beside nginx and Envoy
+	@$(UV) sync --frozen --quiet --group bench
+	@$(PY) -m loadtest.bench.router $(ARGS)
+
+clean: down ## stop the fleet and remove what was built
+	@rm -rf build .venv

@@ -1,0 +1,68 @@
+"""Import rules that a list of packages cannot express: modules of the cell, and purity."""
+
+import ast
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+IO = {"asyncio", "socket", "subprocess", "httpx", "asyncpg", "sqlalchemy", "redis", "litestar", "uvicorn", "os", "time"}
+PURE = ["control_plane/placement.py", "control_plane/move.py", "router/locator.py", "loadtest/schedule.py"]
+
+
+def imports(path: Path) -> set[str]:
+    """Every module that the file imports, absolute, at any depth of nesting."""
+    found: set[str] = set()
+    package = path.relative_to(ROOT).with_suffix("").parts[:-1]
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import):
+            found |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            base = ".".join(package[: len(package) - node.level + 1]) if node.level else ""
+            module = ".".join(filter(None, [base, node.module or ""]))
+            found |= {module} | {f"{module}.{alias.name}" for alias in node.names}
+    return found
+
+
+def python_files(folder: str) -> list[Path]:
+    files = sorted((ROOT / folder).rglob("*.py"))
+    assert files, f"{folder} holds no Python file: is the rule looking at the right place?"
+    return files
+
+
+def test_platform_parts_of_the_cell_know_no_product_module() -> None:
+    allowed = {ROOT / "cell/app.py", ROOT / "cell/worker.py"}  # where the product is composed
+    for path in python_files("cell"):
+        # Schema revisions name tables as text; the metadata is collected in one place (cell/schema/metadata.py).
+        if "modules" in path.relative_to(ROOT).parts or path in allowed or path.name == "metadata.py":
+            continue
+        bad = {name for name in imports(path) if name.startswith("cell.modules")}
+        assert not bad, f"{path.relative_to(ROOT)} imports {sorted(bad)}: the platform must run under another product"
+
+
+def test_modules_talk_through_their_public_interface_only() -> None:
+    for path in python_files("cell/modules"):
+        parts = path.relative_to(ROOT / "cell/modules").parts
+        if len(parts) < 2:
+            continue
+        for name in imports(path):
+            pieces = name.split(".")
+            if pieces[:2] == ["cell", "modules"] and len(pieces) > 3 and pieces[2] != parts[0]:
+                assert pieces[3] in ("public", "tables"), f"{path.relative_to(ROOT)} reaches into {name}"
+
+
+@pytest.mark.parametrize("file", PURE)
+def test_what_decides_does_no_io(file: str) -> None:
+    bad = {name for name in imports(ROOT / file) if name.split(".")[0] in IO}
+    assert not bad, f"{file} must stay pure, but imports {sorted(bad)}"
+
+
+@pytest.mark.parametrize("package", ["contracts", "router", "cell", "control_plane", "infra", "loadtest"])
+def test_no_switch_turns_a_guard_off(package: str) -> None:
+    """Mutations live in tests/: the product must not know them, not even by name."""
+    for path in python_files(package):
+        if package == "loadtest":
+            continue  # the demo loads its negative control from tests/
+        text = path.read_text()
+        assert "tests." not in {f"{n.split('.')[0]}." for n in imports(path)}, f"{path} imports tests"
+        assert "tests/mutations" not in text, f"{path} knows the mutations"

@@ -1,0 +1,89 @@
+"""What every test shares: the table invariant -> tests -> result at the end, and the check that nothing is left."""
+
+import os
+import secrets
+import time
+from collections import defaultdict
+from pathlib import Path
+
+import pytest
+
+INVARIANTS = {
+    1: "an acknowledged write exists exactly once, in one active cell; a charge happens once",
+    2: "no request is served by a cell that does not own the tenant at that epoch",
+    3: "no row of one tenant is ever returned to another",
+    4: "the data plane needs no control plane",
+    5: "a cell that dies harms its own tenants only",
+    6: "after any crash of a move: one owner, no leftover row or hold",
+    7: "a request that the client gave up on stops costing within its deadline",
+}
+# Every process that a test starts inherits this; what still carries it at the end was left behind.
+RUN_MARK = "CELLWALL_TEST_RUN"
+
+_results: dict[tuple[int, str], list[tuple[str, str]]] = defaultdict(list)
+_marks: dict[str, list[tuple[int, str]]] = {}
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    os.environ.setdefault(RUN_MARK, secrets.token_hex(8))
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    for item in items:
+        found = [
+            (int(mark.args[0]), kind) for kind in ("invariant", "mutation") for mark in item.iter_markers(name=kind)
+        ]
+        if found:
+            _marks[item.nodeid] = found
+
+
+def pytest_runtest_logreport(report: pytest.TestReport) -> None:
+    if report.nodeid in _marks and (report.when == "call" or report.outcome != "passed"):
+        for key in _marks[report.nodeid]:
+            _results[key].append((report.nodeid, report.outcome))
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    if not _results:
+        return
+    terminalreporter.section("invariants (docs/architecture.md): what proves them, and what proves the proof")
+    for number, text in INVARIANTS.items():
+        terminalreporter.write_line(f"{number}. {text}", bold=True)
+        for kind in ("invariant", "mutation"):
+            for nodeid, outcome in _results.get((number, kind), []):
+                label = "holds" if kind == "invariant" else "turns red without its guard"
+                verdict = label if outcome == "passed" else outcome.upper()
+                terminalreporter.write_line(f"   {verdict:28} {nodeid}")
+        if not _results.get((number, "invariant")):
+            terminalreporter.write_line("   (not run in this selection)")
+
+
+def pytest_sessionfinish(session: pytest.Session) -> None:
+    left = _left_behind()
+    deadline = time.monotonic() + 10
+    while left and time.monotonic() < deadline:  # a stopped server may take a moment to be reaped
+        time.sleep(0.05)
+        left = _left_behind()
+    if left:
+        reporter = session.config.pluginmanager.get_plugin("terminalreporter")
+        assert reporter is not None
+        for line in left:
+            reporter.write_line(f"LEFT BEHIND: {line}", red=True)
+        session.exitstatus = pytest.ExitCode.TESTS_FAILED
+
+
+def _left_behind() -> list[str]:
+    """Processes that this run started and that still live, as ``pid command``."""
+    mark = f"{RUN_MARK}={os.environ[RUN_MARK]}".encode()
+    found = []
+    for entry in Path("/proc").glob("[0-9]*") if Path("/proc/self/environ").exists() else []:
+        if int(entry.name) == os.getpid():
+            continue
+        try:
+            environ = (entry / "environ").read_bytes().split(b"\0")
+            command = (entry / "cmdline").read_bytes().replace(b"\0", b" ").decode(errors="replace").strip()
+        except OSError:
+            continue  # it ended while we looked, or is not ours
+        if mark in environ and command:
+            found.append(f"{entry.name} {command[:120]}")
+    return found
