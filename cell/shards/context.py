@@ -1,0 +1,29 @@
+"""What is known of one request or job: whose it is, at which epoch, and how long it may take."""
+
+from dataclasses import dataclass
+
+from contracts import ids
+
+ANY_EPOCH = 0  # for workers: whatever the epoch, but only while the tenant is active here
+
+
+@dataclass(slots=True)
+class TenantContext:
+    """One unit of work for one tenant. ``deadline`` is in the loop's clock (``loop.time()``), seconds.
+
+    ``committed`` turns true just before a writing transaction of this request sends COMMIT: from then on the request
+    may have had an effect, so the ingress no longer promises that nothing ran (moves.md rule 4).
+    """
+
+    tenant: int
+    tenant_id: str
+    epoch: int
+    deadline: float
+    request_id: str
+    plan: str
+    committed: bool = False
+
+    @classmethod
+    def for_worker(cls, tenant: int, deadline: float, job: str) -> "TenantContext":
+        """The context of background work: any epoch, no plan."""
+        return cls(tenant, str(ids.tenant_of(tenant)), ANY_EPOCH, deadline, job, "")

@@ -1,0 +1,41 @@
+"""What a tenant session can fail with. The ingress turns each into one answer; a worker skips the tenant."""
+
+
+class ShardError(Exception):
+    """Base of all errors of this package."""
+
+
+class NotOursError(ShardError):
+    """This cell does not own the tenant at the asked epoch; nothing ran. ``hint`` is the signed new route, or ''."""
+
+    def __init__(self, hint: str = "") -> None:
+        super().__init__("the tenant is not ours at this epoch")
+        self.hint = hint
+
+
+class FrozenError(ShardError):
+    """The tenant is frozen or about to be; nothing of the refused transaction ran."""
+
+    def __init__(self, busy: bool = False) -> None:
+        super().__init__("the tenant is frozen")
+        self.busy = busy  # the lock was not to be had, which may pass within milliseconds
+
+
+class CancelledByServerError(ShardError):
+    """The database ended the transaction (freeze, time limit, shutdown); it was rolled back."""
+
+
+class CommitUnknownError(ShardError):
+    """The connection broke after COMMIT was sent: it may have taken effect."""
+
+
+class TransactionAbortedError(ShardError):
+    """The server rolled back instead of committing, because a statement before had failed and was swallowed."""
+
+
+class ShardUnavailableError(ShardError):
+    """The shard or the directory cannot be reached; nothing of the transaction was committed."""
+
+
+class DirectoryError(ShardError):
+    """The directory's bucket map is incomplete or names a shard that does not exist."""

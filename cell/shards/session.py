@@ -1,0 +1,199 @@
+"""Tenant sessions: the only way to a tenant's rows. Enter, work, commit.
+
+Three trips for one statement: ``BEGIN; EXECUTE enter(...)``, the statement, ``COMMIT``. `cellwall.enter_tenant` takes
+the tenant's shared lock, then checks state and epoch, then sets the row-level-security tenant, all for this
+transaction only (moves.md rule 3), so a pooled connection carries nothing over.
+"""
+
+import asyncio
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from contextlib import asynccontextmanager
+from typing import Any, Final, TypeVar
+
+import asyncpg
+
+from cell.shards import errors
+from cell.shards.context import TenantContext
+from cell.shards.directory import ShardMap
+from cell.shards.sql import Statement
+
+LOCK_PATIENCE_S: Final = 0.05  # how long a busy tenant lock is tried again before the tenant counts as frozen
+LOCK_RETRY_S: Final = 0.005
+ROLLBACK_TIMEOUT_S: Final = 2.0
+_CONNECTION_LOST: Final = (OSError, asyncpg.InterfaceError, asyncpg.PostgresConnectionError)
+_SERVER_ENDED: Final = frozenset({"57014", "57P01", "57P02", "57P05", "25P03", "25P04"})
+_UNAVAILABLE: Final = frozenset({"57P03", "53300", "53200", "28P01", "3D000"})
+
+T = TypeVar("T")
+Pool = asyncpg.Pool[asyncpg.Record]
+PooledConnection = asyncpg.pool.PoolConnectionProxy[asyncpg.Record]
+
+
+class TenantSession:
+    """One transaction of one tenant. Only `Shards.enter` makes one; it is over when that context ends."""
+
+    def __init__(self, connection: PooledConnection, tenant: int) -> None:
+        self._connection = connection
+        self.tenant = tenant
+
+    async def fetch(self, statement: Statement, **values: Any) -> list[asyncpg.Record]:
+        """All rows."""
+        return await _translated(self._connection.fetch(statement.text, *statement.arguments(self.tenant, values)))
+
+    async def fetchrow(self, statement: Statement, **values: Any) -> asyncpg.Record | None:
+        """The first row, or None."""
+        return await _translated(self._connection.fetchrow(statement.text, *statement.arguments(self.tenant, values)))
+
+    async def fetchval(self, statement: Statement, **values: Any) -> Any:
+        """The first column of the first row, or None."""
+        return await _translated(self._connection.fetchval(statement.text, *statement.arguments(self.tenant, values)))
+
+    async def execute(self, statement: Statement, **values: Any) -> int:
+        """How many rows the statement changed (or returned)."""
+        status = await _translated(self._connection.execute(statement.text, *statement.arguments(self.tenant, values)))
+        count = status.rpartition(" ")[2]
+        return int(count) if count.isdigit() else 0
+
+    async def execute_many(self, statement: Statement, rows: list[dict[str, Any]]) -> None:
+        """The statement once per row, pipelined in one trip; all or nothing with the transaction."""
+        arguments = [statement.arguments(self.tenant, row) for row in rows]
+        await _translated(self._connection.executemany(statement.text, arguments))
+
+
+class Shards:
+    """The tenants' databases of this cell. Which shard a tenant is on is decided in memory, by the bucket map."""
+
+    def __init__(
+        self, shard_map: ShardMap, pools: Mapping[str, Pool], sleep: Callable[[float], Awaitable[None]] = asyncio.sleep
+    ) -> None:
+        self._map = shard_map
+        self._pools = pools
+        self._sleep = sleep
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """The shards, in order of their names."""
+        return tuple(sorted(self._pools))
+
+    def shard_of(self, tenant: int) -> str:
+        """The name of the shard that holds the tenant."""
+        return self._map.shard_of(tenant)
+
+    def pool(self, shard: str) -> Pool:
+        """The application role's pool of a shard, for platform tables that are under no tenant (``work``)."""
+        return self._pools[shard]
+
+    @asynccontextmanager
+    async def enter(self, ctx: TenantContext, *, read_only: bool = False) -> AsyncIterator[TenantSession]:
+        """A transaction of the context's tenant: commits when the block ends well, else rolls back.
+
+        Raises `NotOursError` or `FrozenError` before anything ran; other `ShardError`s say what happened to the
+        transaction. A ``read_only`` one does not count as an effect of the request. COMMIT, once sent, is awaited
+        even when the task is cancelled; a running statement is cancelled at the server.
+        """
+        pool = self._pools[self._map.shard_of(ctx.tenant)]
+        try:
+            connection = await pool.acquire()
+        except (*_CONNECTION_LOST, asyncpg.PostgresError, TimeoutError) as e:
+            raise errors.ShardUnavailableError(str(e)) from e
+        try:
+            await self._enter(connection, ctx, read_only)
+            try:
+                yield TenantSession(connection, ctx.tenant)
+            except BaseException:
+                await _rollback(connection)
+                raise
+            await _commit(connection, ctx, read_only)
+        finally:
+            await pool.release(connection)
+
+    async def _enter(self, connection: PooledConnection, ctx: TenantContext, read_only: bool) -> None:
+        begin = f"BEGIN{' READ ONLY' if read_only else ''}; EXECUTE enter({int(ctx.tenant)}, {int(ctx.epoch)})"
+        patience = LOCK_PATIENCE_S
+        while True:
+            try:
+                await connection.execute(begin)
+                return
+            except BaseException as e:
+                await _rollback(connection)
+                mapped = _mapped(e)
+                if isinstance(mapped, errors.FrozenError) and mapped.busy and patience > 0:
+                    patience -= LOCK_RETRY_S
+                    await self._sleep(LOCK_RETRY_S)
+                    continue
+                if mapped is not None:
+                    raise mapped from e
+                raise
+
+
+async def _commit(connection: PooledConnection, ctx: TenantContext, read_only: bool) -> None:
+    before = ctx.committed
+    ctx.committed = before or not read_only
+    try:
+        status = await _unharmed(asyncio.ensure_future(connection.execute("COMMIT")))
+    except _CONNECTION_LOST as e:
+        raise errors.CommitUnknownError(str(e)) from e
+    except asyncpg.PostgresError as e:
+        if e.sqlstate in _SERVER_ENDED:
+            raise errors.CommitUnknownError(str(e)) from e
+        ctx.committed = before
+        raise
+    if status != "COMMIT":
+        ctx.committed = before
+        raise errors.TransactionAbortedError(f"the server answered {status} to COMMIT")
+
+
+async def _rollback(connection: PooledConnection) -> None:
+    """Leave no transaction open, whatever happens; a connection that cannot be cleaned in time is closed."""
+    if connection.is_closed() or not connection.is_in_transaction():
+        return
+    try:
+        await _unharmed(asyncio.ensure_future(connection.execute("ROLLBACK", timeout=ROLLBACK_TIMEOUT_S)))
+    except (*_CONNECTION_LOST, asyncpg.PostgresError, TimeoutError):
+        connection.terminate()
+
+
+async def _unharmed(task: "asyncio.Future[str]") -> str:
+    """The task's result. Cancellation of the caller waits for the task to finish and is then raised."""
+    cancelled = False
+    while not task.done():
+        try:
+            await asyncio.wait((task,))
+        except asyncio.CancelledError:
+            cancelled = True
+    if cancelled and not task.cancelled() and task.exception() is None:
+        raise asyncio.CancelledError
+    return task.result()
+
+
+async def _translated(answer: Awaitable[T]) -> T:
+    """The driver's answer, with the failures that are the platform's matter raised as errors of ours."""
+    try:
+        return await answer
+    except (asyncpg.PostgresError, *_CONNECTION_LOST) as e:
+        mapped = _mapped(e)
+        if mapped is not None:
+            raise mapped from e
+        raise
+
+
+def _lost(error: BaseException) -> bool:
+    """Whether the connection is gone. Wrong arguments are interface errors too (and ValueErrors), but not ours."""
+    return isinstance(error, _CONNECTION_LOST) and not isinstance(error, ValueError)
+
+
+def _mapped(error: BaseException) -> errors.ShardError | None:
+    """The error of ours that stands for one of the driver, or None where it is the application's own matter."""
+    if isinstance(error, asyncpg.PostgresError):
+        state = error.sqlstate
+        if state == "CW421":
+            return errors.NotOursError(error.detail or "")
+        if state == "CW503":
+            return errors.FrozenError(busy=error.detail == "busy")
+        if state in _SERVER_ENDED:
+            return errors.CancelledByServerError(str(error))
+        if state in _UNAVAILABLE:
+            return errors.ShardUnavailableError(str(error))
+    if _lost(error):
+        return errors.ShardUnavailableError(str(error))
+    return None
