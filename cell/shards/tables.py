@@ -80,18 +80,28 @@ outbox: Final = tenant_table(
     now_column("created_at"),
     sa.Column("relayed_at", sa.DateTime(timezone=True)),
     sa.Column("finished_at", sa.DateTime(timezone=True)),
+    sa.Index("outbox_unfinished_idx", "tenant_id", "event_id", postgresql_where=sa.text("finished_at IS NULL")),
+    sa.Index("outbox_finished_idx", "tenant_id", "finished_at", postgresql_where=sa.text("finished_at IS NOT NULL")),
     schema=PLATFORM,
 )
 
-# One row per consumer and event: "done" with the effect it committed with, or "dead" after too many attempts.
+# One row per consumer and event: "done" with the effect it committed with, "failed" until the next attempt is due, or
+# "dead" after too many attempts. It goes when its event is pruned.
 inbox: Final = tenant_table(
     "inbox",
     sa.Column("consumer", sa.Text, primary_key=True),
     sa.Column("event_id", sa.Uuid, primary_key=True),
     sa.Column("state", sa.Text, nullable=False, server_default="done"),
     sa.Column("attempts", sa.Integer, nullable=False, server_default="0"),
+    sa.Column("due", sa.DateTime(timezone=True)),
     sa.Column("error", sa.Text),
     now_column("updated_at"),
+    sa.ForeignKeyConstraint(
+        ["tenant_id", "event_id"], ["cellwall.outbox.tenant_id", "cellwall.outbox.event_id"], ondelete="CASCADE"
+    ),
+    sa.CheckConstraint("state IN ('done', 'failed', 'dead')", name="state"),
+    sa.Index("inbox_event_idx", "tenant_id", "event_id"),
+    sa.Index("inbox_dead_idx", "tenant_id", "consumer", postgresql_where=sa.text("state = 'dead'")),
     schema=PLATFORM,
 )
 
@@ -105,6 +115,7 @@ idempotency: Final = tenant_table(
     sa.Column("body", sa.LargeBinary, nullable=False),
     now_column("created_at"),
     sa.Column("expires_at", sa.DateTime(timezone=True), nullable=False),
+    sa.Index("idempotency_expires_idx", "tenant_id", "expires_at"),
     schema=PLATFORM,
 )
 
