@@ -1,0 +1,59 @@
+from collections.abc import Sequence
+
+import pytest
+
+from loadtest.record import Latency, Pace, Record, Write, write_gap
+from loadtest.schedule import Kind
+
+
+def gap(writes: Sequence[tuple[float, float] | tuple[float, float, bool]]) -> tuple[float, float]:
+    found = write_gap([Write(w[0], w[1], w[2] if len(w) == 3 else True) for w in writes])
+    return round(found.seconds, 6), round(found.at, 6)
+
+
+@pytest.mark.parametrize(
+    ("writes", "expected"),
+    [
+        ([], (0.0, 0.0)),
+        ([(1.0, 1.01)], (0.01, 1.0)),
+        # nobody wants to write for nine seconds: no gap
+        ([(1.0, 1.01), (10.0, 10.01)], (0.01, 1.0)),
+        # a hold from 2.00 to 2.25 with writes due inside it: the wait counts from the first one due
+        ([(1.9, 1.91), (2.05, 2.26), (2.1, 2.265), (2.2, 2.27)], (0.21, 2.05)),
+        # a write in flight at the start of the hold is acknowledged at once, the next waits from that moment on
+        ([(1.99, 2.01), (2.0, 2.25)], (0.24, 2.01)),
+        # acknowledgements while a slow one waits end the gap: only silence counts
+        ([(1.0, 3.0), (1.5, 1.6), (2.0, 2.1), (2.5, 2.6)], (0.6, 1.0)),
+        # a failed write waits too, and its failure does not end the silence of those beside it
+        ([(1.0, 1.5, False), (1.4, 2.0)], (1.0, 1.0)),
+    ],
+)
+def test_the_write_gap_counts_idle_time_or_forgets_waiting_time(
+    writes: Sequence[tuple[float, float]], expected: tuple[float, float]
+) -> None:
+    assert gap(writes) == expected
+
+
+def test_latencies_of_two_cells_are_mixed() -> None:
+    record = Record()
+    record.answered("cell-1", Kind.CREATE, 0.010)
+    record.answered("cell-1", Kind.READ, 0.002)
+    record.answered("cell-1", Kind.LIST, 0.004)
+    record.answered("cell-2", Kind.READ, 0.5)
+    assert record.cells == ["cell-1", "cell-2"]
+    assert record.of_cell("cell-1", writes=True).max_ms == pytest.approx(10, rel=0.01)
+    reads = record.of_cell("cell-1", writes=False)
+    assert (reads.count, reads.max_ms) == (2, pytest.approx(4, rel=0.01))
+
+
+def test_a_latency_beyond_the_histogram_is_dropped() -> None:
+    latency = Latency()
+    latency.add(3600.0)
+    latency.add(0.0)
+    assert latency.count == 2
+    assert latency.max_ms == pytest.approx(60_000, rel=0.01)
+
+
+@pytest.mark.parametrize(("lag", "cpu", "kept"), [(5, 0.3, True), (51, 0.3, False), (5, 0.9, False)])
+def test_a_busy_driver_passes_for_a_slow_fleet(lag: float, cpu: float, kept: bool) -> None:
+    assert Pace(lag, cpu).kept is kept
