@@ -21,6 +21,7 @@ class Purpose(StrEnum):
     ENVELOPE = "envelope"  # router -> cell, and router -> front door
     TRANSFER = "transfer"  # control plane -> cell: bearer token of the internal listener
     AGENT = "agent"  # cell -> control plane: bearer token of registration and heartbeat
+    EMAIL = "email"  # the control plane's keyed hash of owners' e-mail addresses; nobody else has it
     ROUTE_HINT = "route-hint"  # control plane -> cell -> router: signs the route that a 421 carries
 
 

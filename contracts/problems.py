@@ -139,6 +139,12 @@ FREEZE_BUSY = Problem(
 SCHEMA_MISMATCH = Problem("schema-mismatch", 409, "The cells' schema revisions differ", "Migrate the older cell first.")
 SLUG_TAKEN = Problem("slug-taken", 409, "A tenant with this slug exists", "Choose another slug.")
 CELL_EXISTS = Problem("cell-exists", 409, "A cell with this name exists", "Choose another name.")
+STORE_UNAVAILABLE = Problem(
+    "store-unavailable",
+    503,
+    "The control plane's database cannot be reached",
+    "Try again after Retry-After; tenants are not affected.",
+)
 NO_ROOM = Problem("no-cell-has-room", 409, "No cell can take the tenant", "Add a cell, or raise a cell's capacity.")
 CELL_FULL = Problem("cell-full", 409, "The cell is full", "Choose another cell, or raise its capacity.")
 MOVE_NOOP = Problem("already-there", 409, "The tenant already lives in that cell", "Choose another cell.")

@@ -21,7 +21,7 @@ metadata = sa.MetaData(
     }
 )
 
-CELL_STATES = ("active", "draining", "closed")
+CELL_STATES = ("active", "draining", "closed", "removed")  # removed: out of the fleet, remembered by tombstones
 TIERS = ("shared", "dedicated", "canary")
 # provisioning: the row reserves the slug while the cell creates the tenant. deleting: no route any more, rows are
 # still being purged at the cell. deleted: the tombstone.

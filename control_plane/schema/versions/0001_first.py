@@ -50,7 +50,7 @@ def upgrade() -> None:
         sa.Column("in_flight", sa.Integer(), server_default="0", nullable=False),
         sa.Column("registered_at", sa.DateTime(timezone=True), server_default=sa.text("now()"), nullable=False),
         sa.Column("last_seen", sa.DateTime(timezone=True), nullable=False),
-        sa.CheckConstraint("state IN ('active', 'draining', 'closed')", name=op.f("ck_cells_state")),
+        sa.CheckConstraint("state IN ('active', 'draining', 'closed', 'removed')", name=op.f("ck_cells_state")),
         sa.CheckConstraint("tier IN ('shared', 'dedicated', 'canary')", name=op.f("ck_cells_tier")),
         sa.CheckConstraint("capacity >= 0", name=op.f("ck_cells_capacity")),
         sa.PrimaryKeyConstraint("name", name=op.f("pk_cells")),
