@@ -8,7 +8,7 @@ transaction only (moves.md rule 3), so a pooled connection carries nothing over.
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import asynccontextmanager
-from typing import Any, Final, TypeVar
+from typing import Any, Final, TypeAlias, TypeVar
 
 import asyncpg
 
@@ -25,8 +25,8 @@ _SERVER_ENDED: Final = frozenset({"57014", "57P01", "57P02", "57P05", "25P03", "
 _UNAVAILABLE: Final = frozenset({"57P03", "53300", "53200", "28P01", "3D000"})
 
 T = TypeVar("T")
-Pool = asyncpg.Pool[asyncpg.Record]
-PooledConnection = asyncpg.pool.PoolConnectionProxy[asyncpg.Record]
+Pool: TypeAlias = "asyncpg.Pool[asyncpg.Record]"
+PooledConnection: TypeAlias = "asyncpg.pool.PoolConnectionProxy[asyncpg.Record]"
 
 
 class TenantSession:

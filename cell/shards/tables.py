@@ -27,7 +27,7 @@ metadata: Final = sa.MetaData(
 def tenant_table(name: str, *items: SchemaItem, schema: str = PRODUCT) -> sa.Table:
     """A tenant table: ``tenant_id`` comes first, columns marked ``primary_key=True`` complete the key.
 
-    A foreign key names ``tenant_id`` on both sides. No sequences: keys are UUIDv7 (`cell.shards.ids.uuid7`) or
+    A foreign key names ``tenant_id`` on both sides. No sequences: keys are UUIDv7 or
     counters of the tenant. The migration creates it with `cell.schema.operations.create_tenant_table`.
     """
     tenant = sa.Column("tenant_id", sa.BigInteger, primary_key=True, autoincrement=False)

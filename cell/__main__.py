@@ -1,0 +1,58 @@
+"""``python -m cell migrate | api | worker``: exit status 2 for what the operator must correct, 1 for what broke."""
+
+import argparse
+import sys
+
+from cell import settings
+
+
+def _migrate() -> int:
+    from cell.schema import migrate
+
+    configured = settings.load(settings.MigrateSettings)
+    settings.configure_logging()
+    passwords = migrate.Passwords(
+        owner=configured.owner_password.get_secret_value(),
+        app=configured.app_password.get_secret_value(),
+        transfer=configured.transfer_password.get_secret_value(),
+    )
+    try:
+        migrate.run({n: d.get_secret_value() for n, d in configured.shard_admin_dsns.items()}, passwords)
+    except migrate.MigrationError as e:
+        sys.stderr.write(f"cell: {e}\n")
+        return 1
+    return 0
+
+
+def _api() -> int:
+    from cell import app
+
+    configured = settings.load(settings.ApiSettings)
+    settings.configure_logging(cell=configured.name)
+    return app.run(configured)
+
+
+def _worker() -> int:
+    from cell import worker
+
+    configured = settings.load(settings.WorkerSettings)
+    settings.configure_logging(cell=configured.name)
+    return worker.run(configured)
+
+
+def main() -> int:
+    """Run one of the cell's processes."""
+    parser = argparse.ArgumentParser(prog="python -m cell", description="The processes of a cell.")
+    commands = parser.add_subparsers(dest="command", required=True)
+    for name, purpose in (
+        ("migrate", "create or upgrade the databases of this cell; safe to repeat"),
+        ("api", "serve the product behind the ingress, and the transfer API on the internal listener"),
+        ("worker", "relay and consume events, prune what is past its retention"),
+    ):
+        commands.add_parser(name, help=purpose)
+    run = {"migrate": _migrate, "api": _api, "worker": _worker}
+    return run[parser.parse_args().command]()
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

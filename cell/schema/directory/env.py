@@ -1,0 +1,7 @@
+"""Alembic's entry for the directory. The caller hands a connection over: `cell.schema.migrate`."""
+
+from alembic import context
+
+from cell.schema.migrate import run_revisions
+
+run_revisions(context, version_schema=None)

@@ -1,0 +1,149 @@
+"""Settings of a cell's processes, from the environment: ``CELLWALL_CELL_*``. No default for a secret or an address.
+
+A bad setting is one line on stderr and exit status 2.
+"""
+
+import logging
+import sys
+from typing import Annotated, Any, Final, Literal, NoReturn, TypeVar
+from urllib.parse import urlsplit
+
+import pydantic
+import structlog
+from pydantic import AfterValidator, Field, SecretStr
+from pydantic_settings import BaseSettings, SettingsConfigDict
+
+from contracts import ids, keys, routes
+from contracts.fleet import Tier
+
+PREFIX: Final = "CELLWALL_CELL_"
+EXIT_MISCONFIGURED: Final = 2
+_S = TypeVar("_S", bound=BaseSettings)
+
+
+def _address(text: str) -> str:
+    routes.split_address(text)
+    return text
+
+
+def _key(text: SecretStr) -> SecretStr:
+    keys.parse_root(text.get_secret_value())
+    return text
+
+
+def _postgres(text: SecretStr) -> SecretStr:
+    parts = urlsplit(text.get_secret_value())
+    if parts.scheme not in {"postgresql", "postgres"} or not parts.hostname:
+        raise ValueError("must be postgresql://USER:PASSWORD@HOST:PORT/DATABASE")
+    return text
+
+
+Address = Annotated[str, AfterValidator(_address)]
+Key = Annotated[SecretStr, AfterValidator(_key)]
+Token = Annotated[SecretStr, Field(min_length=32)]
+Password = Annotated[SecretStr, Field(min_length=8)]
+Dsn = Annotated[SecretStr, AfterValidator(_postgres)]
+
+
+class _Settings(BaseSettings):
+    model_config = SettingsConfigDict(env_prefix=PREFIX, hide_input_in_errors=True, extra="ignore")
+
+
+class MigrateSettings(_Settings):
+    """``python -m cell migrate``: superuser access to each shard's server, and the passwords of the three roles."""
+
+    shard_admin_dsns: Annotated[dict[str, Dsn], Field(min_length=1)]
+    owner_password: Password
+    app_password: Password
+    transfer_password: Password
+
+    @pydantic.field_validator("shard_admin_dsns")
+    @classmethod
+    def _one_server_each(cls, dsns: dict[str, SecretStr]) -> dict[str, SecretStr]:
+        servers = [urlsplit(d.get_secret_value()).netloc.rpartition("@")[2] for d in dsns.values()]
+        if len(set(servers)) != len(servers):
+            raise ValueError("every shard needs a server of its own")
+        return dsns
+
+
+class CellSettings(_Settings):
+    """What the API process and the worker share."""
+
+    name: Annotated[str, AfterValidator(ids.cell_name)]
+    directory_dsn: Dsn
+    app_password: Password
+    redis_url: SecretStr
+    transfer_token: Token  # opens everything but health on the internal listener and on the worker's
+    pool_size: Annotated[int, Field(ge=1, le=200)] = 10  # connections per shard
+
+
+class ApiSettings(CellSettings):
+    """``python -m cell api``."""
+
+    listen: Address  # envelope only: routers
+    internal_listen: Address  # the transfer API and metrics: the control plane
+    transfer_password: Password
+    envelope_key: Key
+    region: str = "local"
+    tier: Tier = "shared"
+    capacity: Annotated[int, Field(ge=0)] = 1000
+    control_plane_url: str | None = None  # without it the cell reports to nobody
+    agent_token: Token | None = None
+    advertise: Address | None = None
+    internal_advertise: Address | None = None
+
+    @pydantic.model_validator(mode="after")
+    def _agent_is_complete(self) -> "ApiSettings":
+        if self.control_plane_url is not None and self.agent_token is None:
+            raise ValueError(f"{PREFIX}CONTROL_PLANE_URL needs {PREFIX}AGENT_TOKEN")
+        return self
+
+
+class WorkerSettings(CellSettings):
+    """``python -m cell worker``."""
+
+    worker_listen: Address  # health, and metrics behind the transfer token
+
+
+def load(kind: type[_S]) -> _S:
+    """The settings, or the end of the process with one line that names the variable and the rule, never the value."""
+    try:
+        return kind()
+    except pydantic.ValidationError as e:
+        first = e.errors(include_url=False, include_input=False, include_context=False)[0]
+        name = PREFIX + str(first["loc"][0]).upper() if first["loc"] else "settings"
+        misconfigured(f"{name}: {first['msg']}")
+    except ValueError as e:  # a variable that should hold JSON and does not
+        misconfigured(str(e))
+
+
+def misconfigured(reason: str) -> NoReturn:
+    """One line on stderr, exit status 2."""
+    sys.stderr.write(f"cell: {' '.join(reason.split())}\n")
+    raise SystemExit(EXIT_MISCONFIGURED)
+
+
+class _LogSettings(BaseSettings):
+    model_config = SettingsConfigDict(env_prefix="CELLWALL_")
+
+    log_level: Literal["debug", "info", "warning", "error"] = "info"
+
+
+def configure_logging(**bound: str) -> None:
+    """Structured logs on stderr: JSON lines, or columns for people where stderr is a terminal."""
+    level = load(_LogSettings).log_level
+    renderer: Any = structlog.dev.ConsoleRenderer() if sys.stderr.isatty() else structlog.processors.JSONRenderer()
+    structlog.configure(
+        processors=[
+            structlog.contextvars.merge_contextvars,
+            structlog.processors.add_log_level,
+            structlog.processors.TimeStamper(fmt="iso", utc=True),
+            structlog.processors.dict_tracebacks,
+            renderer,
+        ],
+        wrapper_class=structlog.make_filtering_bound_logger(level),
+        logger_factory=structlog.PrintLoggerFactory(sys.stderr),
+        cache_logger_on_first_use=True,
+    )
+    structlog.contextvars.bind_contextvars(**bound)
+    logging.basicConfig(level=logging.WARNING, stream=sys.stderr, format="%(levelname)s %(name)s %(message)s")
