@@ -1,0 +1,221 @@
+"""The JSON of the control plane's API: what it takes and what it shows."""
+
+from datetime import datetime
+from typing import Annotated, Any, Literal
+
+import msgspec
+
+from contracts import ids
+from control_plane import cells as fleet
+from control_plane.models import Tenant
+
+Limit = Annotated[int, msgspec.Meta(ge=1, le=500)]
+Name = Annotated[str, msgspec.Meta(min_length=1, max_length=100)]
+
+
+class SignUp(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """A new tenant and its owner. The password goes to the cell only; it is neither stored nor logged here."""
+
+    slug: str
+    name: Name
+    email: Annotated[str, msgspec.Meta(max_length=254)]
+    password: Annotated[str, msgspec.Meta(min_length=8, max_length=200)]
+    plan: str = "free"
+    region: str | None = None
+
+
+class NewTenant(SignUp, frozen=True, forbid_unknown_fields=True):
+    """The same from an operator, who may choose the cell."""
+
+    cell: str | None = None
+
+
+class SignedUp(msgspec.Struct, frozen=True, omit_defaults=True):
+    """The answer to both. ``api_key`` is the owner's first key, shown once."""
+
+    tenant: str
+    slug: str
+    host: str
+    api_key: str
+    user_id: str
+    cell: str = ""  # for operators only
+    reason: str = ""
+
+
+class TenantView(msgspec.Struct, frozen=True):
+    """A tenant. ``move`` is the running move's id."""
+
+    id: str
+    slug: str
+    name: str
+    cell: str
+    epoch: int
+    state: str
+    plan: str
+    region: str
+    hosts: tuple[str, ...]
+    move: str | None
+    created_at: datetime
+
+    @classmethod
+    def of(cls, t: Tenant) -> "TenantView":
+        """From the row."""
+        return cls(
+            ids.tenant_of(t.number), t.slug, t.name, t.cell, t.epoch, t.state, t.plan, t.region, t.hosts, t.move_id,
+            t.created_at,
+        )  # fmt: skip
+
+
+class TenantPage(msgspec.Struct, frozen=True):
+    """``next`` is the cursor of the following page, None on the last."""
+
+    tenants: list[TenantView]
+    next: str | None
+
+
+class CellView(msgspec.Struct, frozen=True):
+    """A cell. ``healthy``: ready, and heard of within its lease."""
+
+    name: str
+    region: str
+    tier: str
+    state: fleet.CellState
+    capacity: int
+    tenants: int
+    address: str
+    internal_address: str
+    schema: str
+    version: str
+    shards: tuple[str, ...]
+    last_seen: datetime
+    healthy: bool
+
+    @classmethod
+    def of(cls, c: fleet.Cell) -> "CellView":
+        """From the fleet snapshot."""
+        return cls(
+            c.name, c.region, c.tier, c.state, c.capacity, c.tenants, c.address, c.internal_address, c.schema,
+            c.version, c.shards, c.last_seen, c.healthy,
+        )  # fmt: skip
+
+
+class CellList(msgspec.Struct, frozen=True):
+    """All cells by name."""
+
+    cells: list[CellView]
+
+
+class CellChange(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """PATCH of a cell: what is absent stays."""
+
+    state: fleet.CellState | None = None
+    capacity: Annotated[int, msgspec.Meta(ge=0, le=10_000_000)] | None = None
+
+
+class RouterView(msgspec.Struct, frozen=True):
+    """How far a router is. ``live`` while its lease runs."""
+
+    name: str
+    log_id: str
+    revision: int
+    last_seen: datetime
+    live: bool
+
+
+class RouterList(msgspec.Struct, frozen=True):
+    """All routers that ever reported."""
+
+    routers: list[RouterView]
+
+
+class RouteExplained(msgspec.Struct, frozen=True):
+    """What routers know of a tenant, and why it is so, in words."""
+
+    tenant: str
+    hosts: tuple[str, ...]
+    cell: str
+    epoch: int
+    state: str
+    plan: str
+    revision: int
+    log_id: str
+    address: str
+    reason: str
+
+
+class PlanView(msgspec.Struct, frozen=True):
+    """A plan and its limits per router."""
+
+    name: str
+    title: str
+    requests_per_s: float
+    burst: int
+    in_flight: int
+
+
+class PlanList(msgspec.Struct, frozen=True):
+    """Plans, smallest first."""
+
+    plans: list[PlanView]
+
+
+class NewKey(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """An API key to be made."""
+
+    name: Name
+    role: Literal["admin", "operator", "viewer", "router"]
+
+
+class CreatedKey(msgspec.Struct, frozen=True):
+    """The key itself is shown once."""
+
+    id: str
+    name: str
+    role: str
+    key: str
+
+
+class KeyView(msgspec.Struct, frozen=True):
+    """An API key without its secret."""
+
+    id: str
+    name: str
+    role: str
+    created_at: datetime
+    revoked_at: datetime | None
+
+
+class KeyList(msgspec.Struct, frozen=True):
+    """All keys, revoked ones included, oldest first."""
+
+    keys: list[KeyView]
+
+
+class AuditEntry(msgspec.Struct, frozen=True):
+    """One change: who, what, to which subject."""
+
+    id: int
+    at: datetime
+    actor: str
+    action: str
+    subject: str
+    detail: dict[str, Any]
+
+
+class AuditPage(msgspec.Struct, frozen=True):
+    """Newest first; ``next`` is the cursor of older entries."""
+
+    entries: list[AuditEntry]
+    next: str | None
+
+
+class FindWorkspace(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """Whose workspaces are looked for."""
+
+    email: Annotated[str, msgspec.Meta(min_length=3, max_length=254)]
+
+
+class Noted(msgspec.Struct, frozen=True):
+    """The same answer whether the address is known or not."""
+
+    message: str
