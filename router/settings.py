@@ -150,6 +150,14 @@ class Settings(BaseSettings):
         """The limits of one client address."""
         return AddressLimits(self.address_requests_per_s, self.address_burst, self.address_in_flight)
 
+    def hint_key(self) -> bytes | None:
+        """The key under which newer routes are signed, where one is set."""
+        return keys.parse_root(self.route_hint_key.get_secret_value()) if self.route_hint_key else None
+
+    def root(self) -> bytes | None:
+        """The root of the envelope keys, where one is set."""
+        return keys.parse_root(self.envelope_root.get_secret_value()) if self.envelope_root else None
+
     def front(self) -> FrontDoor | None:
         """The front door, where one is set."""
         if self.front_door is None:

@@ -14,6 +14,7 @@ checksummed text that is read again when the stamp word changes. A rebuilt table
 the stamp of the old one then says *superseded*, and readers map the new one at their next look-up.
 """
 
+import contextlib
 import mmap
 import os
 import sys
@@ -189,9 +190,10 @@ class RouteTable:
 
     def refresh(self) -> None:
         """Map the newest file. Look-ups notice a rebuild by themselves; this also finds one whose writer died
-        before it could mark the old file."""
-        if self._path.stat().st_ino != self._inode:
-            self._remap()
+        before it could mark the old file. Where the path is gone, the mapped file stays in use."""
+        with contextlib.suppress(FileNotFoundError):
+            if self._path.stat().st_ino != self._inode:
+                self._remap()
         self._current()
 
     def close(self) -> None:

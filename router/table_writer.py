@@ -134,6 +134,10 @@ class TableWriter:
         """The number of this file."""
         return self._words[H_GENERATION]
 
+    def knows(self, route: routes.Route) -> bool:
+        """Whether the directory has the cell and the plan of a route."""
+        return route.cell in self._cells and route.plan in self._plans
+
     def set_route(self, route: routes.Route, old_hosts: Iterable[str] = ()) -> None:
         """Store a tenant's route; ``old_hosts`` that it no longer has are taken out. `NoRoomError` changes nothing
         that a reader could see."""
@@ -170,7 +174,10 @@ class TableWriter:
         new = Directory(self._directory.log_id, (*kept, *present.values()), (*kept_plans, *limits.values()))
         if new == self._directory:
             return
-        text = _directory_text(new)
+        try:
+            text = _directory_text(new)
+        except TableError as e:
+            raise NoRoomError(str(e)) from e
         at = self._words[H_DIRECTORY]
         if at + len(text) > self._words[H_DIRECTORY_END]:
             raise NoRoomError("no room for the cells and plans")

@@ -8,7 +8,7 @@ import contextlib
 import os
 from collections.abc import Sequence
 
-from router.board import Slot
+from router.board import Phase, Slot
 from router.table import RouteTable
 
 _BYTE = b"\1"
@@ -29,12 +29,14 @@ class WakeLink:
         return self._wake_fd
 
     def acknowledge(self, table: RouteTable) -> None:
-        """Take the newest table and say so. Call it once at the start, too. Never blocks."""
+        """Take the newest table and say so. Never blocks. The first call, at the start, makes the worker a live one."""
         with contextlib.suppress(BlockingIOError):
             while os.read(self._wake_fd, 4096):
                 pass
         table.refresh()
         self._slot.applied(table.revision, table.generation)
+        if self._slot.status().phase is Phase.ABSENT:
+            self._slot.enter(os.getpid(), Phase.SERVING)
         ring([self._ack_fd])
 
 
