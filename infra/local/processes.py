@@ -37,13 +37,17 @@ class RunAs:
 
 @dataclass(frozen=True, slots=True)
 class Command:
-    """What to run. ``log`` receives both output streams, appended. ``env`` replaces the environment where given."""
+    """What to run. ``log`` receives both output streams, appended. ``env`` replaces the environment where given.
+
+    ``stdout`` is a file of mode 0600 that receives standard output instead, because it is an answer or a secret.
+    """
 
     argv: tuple[str, ...]
     log: Path
     env: Mapping[str, str] | None = field(default=None, repr=False)
     run_as: RunAs | None = None
     cwd: Path | None = None
+    stdout: Path | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,12 +77,17 @@ class Process:
         run_as = command.run_as
         account = {} if run_as is None else {"user": run_as.uid, "group": run_as.gid, "extra_groups": ()}
         command.log.parent.mkdir(parents=True, exist_ok=True)
-        with command.log.open("ab") as log:
+        with contextlib.ExitStack() as files:
+            log = files.enter_context(command.log.open("ab"))
+            out = log
+            if command.stdout is not None:
+                command.stdout.touch(mode=0o600)
+                out = files.enter_context(command.stdout.open("wb"))
             popen = subprocess.Popen(
                 command.argv,
                 stdin=subprocess.DEVNULL,
-                stdout=log,
-                stderr=subprocess.STDOUT,
+                stdout=out,
+                stderr=log,
                 env=command.env,
                 cwd=command.cwd,
                 start_new_session=True,
@@ -157,11 +166,11 @@ def _stat(pid: int) -> tuple[str, str] | None:
     return (state[:1], started.strip()) if state else None
 
 
-def marked(variable: str, value: str) -> Iterator[Identity]:
-    """Every live process whose environment holds ``variable=value``: finds orphans that no record names (Linux)."""
+def marked(variable: str, prefix: str) -> Iterator[Identity]:
+    """Every live process whose ``variable`` starts with ``prefix``: finds orphans that no record names (Linux)."""
     if not (_PROC / "self" / "environ").exists():
         return
-    needle = f"{variable}={value}".encode()
+    needle = f"{variable}={prefix}".encode()
     for folder in _PROC.iterdir():
         if not folder.name.isdigit() or int(folder.name) == os.getpid():
             continue
@@ -169,7 +178,7 @@ def marked(variable: str, value: str) -> Iterator[Identity]:
             environ = (folder / "environ").read_bytes()
         except OSError:
             continue
-        if needle in environ.split(b"\0"):
+        if any(entry.startswith(needle) for entry in environ.split(b"\0")):
             identity = Identity.of(int(folder.name))
             if identity is not None:
                 yield identity

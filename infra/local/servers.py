@@ -18,6 +18,7 @@ from redis import asyncio as redis
 from redis.exceptions import RedisError
 
 from infra.local.binaries import PostgresPrograms, find_postgres, find_redis, reachable
+from infra.local.concurrency import finished
 from infra.local.errors import LocalFleetError, PortTakenError, StartFailedError
 from infra.local.ports import LOOPBACK, is_free
 from infra.local.processes import POLL_S, Command, Process
@@ -288,7 +289,7 @@ class Running:
 
     async def start(self) -> None:
         """Prepare, start, wait."""
-        await asyncio.to_thread(self._server.prepare)
+        await finished(asyncio.to_thread(self._server.prepare))
         self._process = Process.spawn(self._server.command())
         try:
             await wait_ready(

@@ -1,0 +1,151 @@
+"""``python -m infra.local up | down | status | env``."""
+
+import asyncio
+import contextlib
+import shlex
+import signal
+import sys
+import time
+from collections.abc import Coroutine
+from pathlib import Path
+from typing import Any, Final
+
+import click
+import msgspec
+from rich.console import Console
+
+from infra.local.errors import LocalFleetError, StartFailedError
+from infra.local.fleet import Fleet
+from infra.local.report import environment, show, view
+from infra.local.spec import FLEET_DIR, FleetSpec, LocalCellSpec, default_folder
+
+INTERRUPTED: Final = 130
+BAD_SETTING: Final = 2
+_err = Console(stderr=True, highlight=False)
+
+state_option = click.option(
+    "--state",
+    type=click.Path(file_okay=False, path_type=Path),
+    help=f"Folder of the fleet. Default: {FLEET_DIR}, or one for this checkout in the system's temporary folder.",
+)
+
+
+@click.group(context_settings={"help_option_names": ["-h", "--help"]})
+def main() -> None:
+    """A whole fleet on this machine: real PostgreSQL and Redis, control plane, cells, routers, on loopback."""
+
+
+@main.command()
+@state_option
+@click.option("--cells", default=2, show_default=True, type=click.IntRange(1, 9), help="How many cells.")
+@click.option("--shards", default=2, show_default=True, type=click.IntRange(1, 9), help="PostgreSQL servers a cell.")
+@click.option("--routers", default=2, show_default=True, type=click.IntRange(1, 9), help="How many routers.")
+@click.option("--workers", default=2, show_default=True, type=click.IntRange(1, 64), help="Worker processes a router.")
+@click.option("--cpu-walls", is_flag=True, help="Give each cell one processor by a control group, where possible.")
+@click.option("--given", multiple=True, metavar="SERVER=DSN", help="A server of somebody else's to use, by fleet name.")
+def up(
+    state: Path | None, cells: int, shards: int, routers: int, workers: int, cpu_walls: bool, given: tuple[str, ...]
+) -> None:
+    """Start the fleet, or what of it does not run, and say where everything listens. Safe to repeat."""
+    spec = FleetSpec(
+        cells=tuple(LocalCellSpec(f"cell-{n}", shards=shards) for n in range(1, cells + 1)),
+        routers=routers,
+        workers=workers,
+        cpu_walls=cpu_walls,
+        given=dict(_pair(text) for text in given),
+    )
+    fleet = _fleet(state, spec)
+    _run(fleet.up())
+    show(Console(), fleet)
+
+
+@main.command()
+@state_option
+@click.option("--keep", is_flag=True, help="Keep the data: the next `up` finds every tenant again.")
+def down(state: Path | None, keep: bool) -> None:
+    """Stop the fleet, also after a crash, and remove its data. Safe to repeat."""
+    fleet = _fleet(state)
+    there = fleet.folder.lock.exists()
+    _run(fleet.down(keep=keep))
+    _err.print(f"stopped the fleet in {fleet.folder.path}" if there else f"no fleet in {fleet.folder.path}")
+
+
+@main.command()
+@state_option
+@click.option("--json", "as_json", is_flag=True, help="For programs. Holds no secret.")
+def status(state: Path | None, as_json: bool) -> None:
+    """Say what runs and where. Exit status 1 where something of the fleet does not run."""
+    fleet = _attached(state)
+    found = view(fleet)
+    if as_json:
+        click.echo(msgspec.json.format(msgspec.json.encode(found)))
+    else:
+        show(Console(), fleet)
+    sys.exit(0 if found.healthy else 1)
+
+
+@main.command()
+@state_option
+def env(state: Path | None) -> None:
+    """Print `export` lines for cellctl."""
+    for key, value in environment(_attached(state)).items():
+        click.echo(f"export {key}={shlex.quote(value)}")
+
+
+def _fleet(state: Path | None, spec: FleetSpec | None = None) -> Fleet:
+    began = time.monotonic()
+
+    def say(words: str) -> None:
+        _err.print(f"{time.monotonic() - began:5.1f} s  {words}", markup=False, soft_wrap=True)
+
+    return Fleet(spec or FleetSpec(), (state or default_folder()).resolve(), say)
+
+
+def _attached(state: Path | None) -> Fleet:
+    fleet = _fleet(state)
+    try:
+        fleet.attach()
+    except LocalFleetError as e:
+        _fail(e)
+    return fleet
+
+
+def _pair(text: str) -> tuple[str, str]:
+    name, equals, dsn = text.partition("=")
+    if not name or not equals or "://" not in dsn:
+        raise click.BadParameter(f"{text!r} is not SERVER=DSN", param_hint="--given")
+    return name, dsn
+
+
+def _run(work: Coroutine[Any, Any, None]) -> None:
+    """Run it; the first Ctrl-C or TERM cancels it, and further ones do not disturb the cleaning up."""
+
+    async def cancellable() -> None:
+        task = asyncio.ensure_future(work)
+        loop = asyncio.get_running_loop()
+
+        def once() -> None:
+            if not task.cancelling():
+                task.cancel()
+
+        for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+            loop.add_signal_handler(number, once)
+        await task
+
+    try:
+        asyncio.run(cancellable())
+    except LocalFleetError as e:
+        _fail(e)
+    except asyncio.CancelledError:
+        _err.print("interrupted")
+        sys.exit(INTERRUPTED)
+
+
+def _fail(error: LocalFleetError) -> None:
+    _err.print(str(error), style="red", markup=False, soft_wrap=True)
+    sys.exit(1 if isinstance(error, StartFailedError) else BAD_SETTING)
+
+
+if __name__ == "__main__":
+    with contextlib.suppress(BrokenPipeError):
+        main()

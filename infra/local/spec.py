@@ -1,0 +1,111 @@
+"""What a local fleet consists of. The description says nothing about ports, paths or secrets: those are state."""
+
+import hashlib
+import os
+import tempfile
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Final, Literal
+
+from contracts import ids
+
+FLEET_DIR: Final = "CELLWALL_FLEET_DIR"
+CHECKOUT: Final = Path(__file__).resolve().parents[2]
+
+CONTROL_PLANE: Final = "control-plane"
+CONTROL_PLANE_DB: Final = "control-plane-db"
+
+
+@dataclass(frozen=True, slots=True)
+class LocalCellSpec:
+    """One cell: ``shards`` PostgreSQL servers, a Redis, an API process and a worker. ``capacity`` is in tenants.
+
+    ``cpus`` is the share of processors that its processes may use together; it counts only where the fleet's
+    ``cpu_walls`` are on.
+    """
+
+    name: str
+    shards: int = 2
+    region: str = "local"
+    tier: Literal["shared", "dedicated", "canary"] = "shared"
+    capacity: int = 1000
+    cpus: float = 1.0
+
+    def __post_init__(self) -> None:
+        ids.cell_name(self.name)
+        if self.shards < 1:
+            raise ValueError(f"{self.name} needs at least one shard")
+
+    @property
+    def shard_names(self) -> tuple[str, ...]:
+        """``shard-1``, ``shard-2``, ..."""
+        return tuple(f"shard-{n}" for n in range(1, self.shards + 1))
+
+    def server(self, shard: str) -> str:
+        """The fleet's name of the server of that shard."""
+        return f"{self.name}-{shard}"
+
+    @property
+    def redis(self) -> str:
+        """The fleet's name of its Redis."""
+        return f"{self.name}-redis"
+
+    @property
+    def api(self) -> str:
+        """The fleet's name of its API process."""
+        return f"{self.name}-api"
+
+    @property
+    def worker(self) -> str:
+        """The fleet's name of its worker process."""
+        return f"{self.name}-worker"
+
+    @property
+    def processes(self) -> tuple[str, ...]:
+        """Every process of the cell, servers first."""
+        return (*(self.server(shard) for shard in self.shard_names), self.redis, self.api, self.worker)
+
+
+DEFAULT_CELLS: Final = (LocalCellSpec("cell-1"), LocalCellSpec("cell-2"))
+
+
+@dataclass(frozen=True, slots=True)
+class FleetSpec:
+    """A fleet on loopback.
+
+    ``given`` maps a server's fleet name to a superuser DSN (or Redis URL) to use instead of a server of ours.
+    ``modules`` maps ``router``, ``cell`` or ``control_plane`` to another module to run with ``python -m`` in its place.
+    """
+
+    cells: tuple[LocalCellSpec, ...] = DEFAULT_CELLS
+    routers: int = 2
+    workers: int = 2
+    base_domain: str = "cellwall.localhost"
+    cpu_walls: bool = False
+    given: Mapping[str, str] = field(default_factory=dict, repr=False)
+    modules: Mapping[str, str] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        ids.host(self.base_domain)
+        names = [cell.name for cell in self.cells]
+        if len(set(names)) != len(names):
+            raise ValueError(f"two cells of one name among {', '.join(names)}")
+
+    @property
+    def router_names(self) -> tuple[str, ...]:
+        """``router-1``, ``router-2``, ..."""
+        return tuple(f"router-{n}" for n in range(1, self.routers + 1))
+
+    @property
+    def front_door_host(self) -> str:
+        """The host at which tenants sign up."""
+        return f"start.{self.base_domain}"
+
+
+def default_folder() -> Path:
+    """``CELLWALL_FLEET_DIR``, or a folder of this checkout and user that an unprivileged account can reach."""
+    if given := os.environ.get(FLEET_DIR):
+        return Path(given).resolve()
+    mark = hashlib.sha256(str(CHECKOUT).encode()).hexdigest()[:8]
+    return Path(tempfile.gettempdir()).resolve() / f"cellwall-{os.geteuid()}-{mark}"

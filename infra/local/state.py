@@ -1,0 +1,179 @@
+"""What a running fleet must not forget: ports, secrets and processes, in one file that only its owner can read."""
+
+import asyncio
+import contextlib
+import fcntl
+import os
+import secrets
+import shutil
+import stat
+from collections.abc import AsyncIterator, Callable
+from pathlib import Path
+from typing import Final
+
+import msgspec
+
+from contracts.keys import KEY_BYTES, Purpose, bearer, derive, parse_root, text_of
+from infra.local.errors import LocalFleetError
+from infra.local.processes import Identity
+from infra.local.spec import FleetSpec
+
+VERSION: Final = 1
+_LOCK_POLL_S: Final = 0.05
+
+
+class State(msgspec.Struct):
+    """Everything that `Fleet` writes down before it acts on it."""
+
+    spec: FleetSpec
+    envelope_root: str
+    fleet_root: str
+    router_admin_token: str
+    passwords: dict[str, str] = {}
+    ports: dict[str, int] = {}
+    processes: dict[str, Identity] = {}
+    operator_key: str = ""
+    router_keys: dict[str, str] = {}
+    complete: bool = False  # an `up` has ended well once: from then on nothing is removed when a repair fails
+    version: int = VERSION
+
+    @classmethod
+    def fresh(cls, spec: FleetSpec) -> "State":
+        """A state with new secrets and nothing running."""
+        return cls(
+            spec=spec,
+            envelope_root=text_of(secrets.token_bytes(KEY_BYTES)),
+            fleet_root=text_of(secrets.token_bytes(KEY_BYTES)),
+            router_admin_token=secrets.token_urlsafe(24),
+        )
+
+    def password(self, name: str) -> str:
+        """The password of that name, made on first use."""
+        return self.passwords.setdefault(name, secrets.token_urlsafe(18))
+
+    def envelope_key(self, cell: str) -> str:
+        """What a cell verifies envelopes with."""
+        return text_of(derive(parse_root(self.envelope_root), Purpose.ENVELOPE, cell))
+
+    def transfer_token(self, cell: str) -> str:
+        """What the control plane shows to the cell's internal listener."""
+        return bearer(parse_root(self.fleet_root), Purpose.TRANSFER, cell)
+
+    def agent_token(self, cell: str) -> str:
+        """What the cell shows to the control plane."""
+        return bearer(parse_root(self.fleet_root), Purpose.AGENT, cell)
+
+    def route_hint_key(self) -> str:
+        """What routers verify the route in a 421 with."""
+        return text_of(derive(parse_root(self.fleet_root), Purpose.ROUTE_HINT, "fleet"))
+
+
+class Folder:
+    """The folder of a fleet: ``fleet.json``, ``data/``, ``logs/`` and the lock that serialises commands."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    @property
+    def data(self) -> Path:
+        """Data folders of the servers; the database account passes through."""
+        return self.path / "data"
+
+    @property
+    def logs(self) -> Path:
+        """One log file a process."""
+        return self.path / "logs"
+
+    @property
+    def file(self) -> Path:
+        """The state, with secrets: mode 0600."""
+        return self.path / "fleet.json"
+
+    @property
+    def lock(self) -> Path:
+        """The file whose lock serialises commands; it also says that the folder is a fleet's."""
+        return self.path / "lock"
+
+    def make(self) -> None:
+        """Create the folders. `LocalFleetError` where the place is somebody else's, or holds something else."""
+        self.path.mkdir(mode=0o711, parents=True, exist_ok=True)
+        entry = self.path.lstat()
+        if stat.S_ISLNK(entry.st_mode) or entry.st_uid != os.geteuid() or entry.st_mode & 0o022:
+            raise LocalFleetError(f"{self.path} is not a folder that only this user can write to; choose another")
+        if not self.lock.exists() and any(self.path.iterdir()):
+            raise LocalFleetError(f"{self.path} holds something else than a fleet; choose another folder")
+        self.lock.touch(mode=0o600)
+        self.path.chmod(0o711)  # whatever the umask: the database account must pass through
+        self.data.mkdir(mode=0o711, exist_ok=True)
+        self.data.chmod(0o711)
+        self.logs.mkdir(mode=0o700, exist_ok=True)
+
+    def load(self) -> State | None:
+        """The state, or None where there is no fleet. `LocalFleetError` where the file is damaged."""
+        try:
+            raw = self.file.read_bytes()
+        except FileNotFoundError:
+            return None
+        try:
+            state = msgspec.json.decode(raw, type=State)
+        except msgspec.DecodeError as e:
+            raise LocalFleetError(f"{self.file} cannot be read ({e}); `down` stops what it finds and removes it") from e
+        if state.version != VERSION:
+            raise LocalFleetError(f"{self.file} has version {state.version}, this program writes {VERSION}; run `down`")
+        return state
+
+    def save(self, state: State) -> None:
+        """Replace the state file at once: a reader never sees half of it."""
+        fresh = self.file.with_suffix(".new")
+        fresh.unlink(missing_ok=True)
+        fresh.touch(mode=0o600)
+        fresh.write_bytes(msgspec.json.format(msgspec.json.encode(state)))
+        fresh.replace(self.file)
+
+    def remove(self, *, logs: bool = True) -> None:
+        """Remove what a fleet made here, the lock last, and the folder where nothing else is in it.
+
+        Without ``logs`` they stay, because an error message names one; the next command clears them.
+        """
+        shutil.rmtree(self.data, ignore_errors=True)
+        for path in (*self.path.glob("*.out"), self.file.with_suffix(".new"), self.file):
+            path.unlink(missing_ok=True)
+        if not logs:
+            return
+        shutil.rmtree(self.logs, ignore_errors=True)
+        self.lock.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):
+            self.path.rmdir()
+
+    @contextlib.asynccontextmanager
+    async def locked(self, waiting: Callable[[], None]) -> AsyncIterator[None]:
+        """Hold the fleet's lock; calls ``waiting`` once where another command has it. Dies with the process."""
+        told = False
+        while True:
+            self.make()
+            handle = os.open(self.lock, os.O_RDWR | os.O_CREAT, 0o600)
+            try:
+                while not _try_lock(handle):
+                    if not told:
+                        waiting()
+                        told = True
+                    await asyncio.sleep(_LOCK_POLL_S)
+                if _same_file(handle, self.lock):  # else the folder was removed while we waited
+                    yield
+                    return
+            finally:
+                os.close(handle)
+
+
+def _try_lock(handle: int) -> bool:
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    return True
+
+
+def _same_file(handle: int, path: Path) -> bool:
+    with contextlib.suppress(FileNotFoundError):
+        return path.stat().st_ino == os.fstat(handle).st_ino
+    return False
