@@ -1,0 +1,251 @@
+"""``python -m loadtest.demo``: a whole fleet on this machine, a live move under traffic, and the books at the end.
+
+Exit status 0: nothing was lost, doubled or misplaced, and no request failed but those in flight in the worker that the
+demo killed. 1: something was. 2: it could not be set up as asked. 130: interrupted. Whatever happens, nothing is left
+running, unless ``--keep`` asks for it and the run came to its end.
+"""
+
+import asyncio
+import contextlib
+import fcntl
+import os
+import signal
+import sys
+from collections.abc import Iterator
+from contextlib import AsyncExitStack
+from dataclasses import dataclass
+from pathlib import Path
+
+import asyncpg
+import click
+import httpx
+from rich.console import Console
+
+from contracts.keys import Purpose, derive, parse_root
+from contracts.routes import split_address
+from infra.local.concurrency import finished
+from infra.local.errors import LocalFleetError
+from infra.local.fleet import Fleet
+from infra.local.spec import FleetSpec, default_folder
+from loadtest import books, ledger
+from loadtest.driver import Driver
+from loadtest.evidence import evidence
+from loadtest.incidents import Happened, Incidents, Timetable
+from loadtest.negative import Bench, Verdict, negative_control
+from loadtest.operator import ControlPlane, LabError, Product
+from loadtest.outcome import Outcome
+from loadtest.record import Record
+from loadtest.schedule import Traffic, schedule
+from loadtest.show import Teller
+from loadtest.tenants import Cast, sign_up
+from loadtest.wire import ExchangeError, Pool
+
+INTERRUPTED = 130
+DETAIL_EVERY_S = 0.5
+CONNECTIONS = 8  # to each router: its workers share them
+
+
+@dataclass(frozen=True)
+class Options:
+    """What was asked for on the command line."""
+
+    seconds: float
+    tenants: int
+    rate: float
+    seed: int
+    keep: bool
+    folder: Path
+
+
+class Demo:
+    """One run on a fleet that is up."""
+
+    def __init__(self, fleet: Fleet, options: Options, teller: Teller, stack: AsyncExitStack) -> None:
+        self._fleet = fleet
+        self._options = options
+        self._teller = teller
+        self._stack = stack
+        self._run = f"demo-{options.seed}"
+        self._control_plane = ControlPlane(fleet.control_plane.url, fleet.control_plane.operator_key)
+        stack.push_async_callback(self._control_plane.aclose)
+        self._shards = {cell.name: cell.shards for cell in fleet.cells.values()}
+
+    async def run(self) -> Outcome:
+        """Everything, in order."""
+        cast, scratch = await self._sign_up()
+        verdict = await self._negative_control(scratch)
+        record, happened = await self._traffic(cast)
+        with self._teller.step("reading the books: every shard of every cell, past the product"):
+            written = [*cast.first_orders, *record.acknowledged]
+            homes = await self._control_plane.homes()
+            mine = {account.tenant: homes[account.tenant] for account in cast.accounts if account.tenant in homes}
+            audit = books.audit(written, record.unacknowledged, await ledger.read(self._shards), mine)
+        for line in audit.words():
+            self._teller.verdict(audit.balanced, line)
+        busiest = cast.accounts[0]
+        outcome = Outcome(self._options.seconds, record, audit, verdict, happened, busiest.tenant, busiest.slug)
+        self._teller.table("What happened", outcome.lines())
+        if outcome.failures:
+            self._teller.lines("Failed requests that the demo did not cause", outcome.examples())
+        for heading, lines in evidence(self._fleet, cast.accounts[0], happened.move):
+            self._teller.lines(heading, lines)
+        return outcome
+
+    async def _sign_up(self) -> tuple[Cast, Cast]:
+        count = self._options.tenants
+        routers = [Product(url) for url in self._fleet.router_urls]
+        for router in routers:
+            self._stack.push_async_callback(router.aclose)
+        door = self._fleet.spec.front_door_host
+        slugs = [f"shop-{n:02}" for n in range(1, count + 1)]
+        with self._teller.step(f"signing up {count} tenants and a scratch one at the front door, {door}"):
+            everybody = await sign_up(routers, door, [*slugs, "scratch"], self._run)
+        cast = Cast(everybody.accounts[:count], everybody.first_orders[:count])
+        return cast, Cast(everybody.accounts[count:], everybody.first_orders[count:])
+
+    async def _negative_control(self, scratch: Cast) -> Verdict:
+        root = parse_root(self._fleet.state.envelope_root)
+
+        def cell(name: str) -> Pool:
+            pool = Pool(*split_address(self._fleet.cells[name].address), name=name)
+            self._stack.callback(pool.close)
+            return pool
+
+        bench = Bench(self._control_plane, self._shards, cell, lambda name: derive(root, Purpose.ENVELOPE, name))
+        with self._teller.step("negative control: the fence is off, a scratch tenant moves, a stale router writes on"):
+            verdict = await negative_control(bench, scratch, self._run)
+        self._teller.verdict(verdict.caught, verdict.words())
+        if not verdict.caught:
+            raise LabError("books that miss a broken fence prove nothing")
+        return verdict
+
+    async def _traffic(self, cast: Cast) -> tuple[Record, Happened]:
+        options, record = self._options, Record()
+        names = self._fleet.spec.router_names
+        ports = [split_address(url.removeprefix("http://")) for url in self._fleet.router_urls]
+        pools = [Pool(*at, name=name, size=CONNECTIONS) for name, at in zip(names, ports, strict=True)]
+        for pool in pools:
+            self._stack.callback(pool.close)
+            await pool.warm()
+        driver = Driver(pools, cast.accounts, cast.orders, self._run, record)
+        intents = schedule(Traffic(options.tenants, options.rate, options.seconds, options.seed))
+        incidents = Incidents(self._fleet, self._control_plane, driver.seconds_in, self._teller.say)
+        when = Timetable.over(options.seconds)
+        title = f"open-loop traffic: {len(intents)} requests in {options.seconds:.0f} s through {len(pools)} routers"
+        with self._teller.step(title):
+            async with asyncio.TaskGroup() as group:
+                driving = group.create_task(driver.run(intents))
+                happening = group.create_task(incidents.run(when, cast.accounts[0].tenant, (names[0], ports[0][1])))
+                while not (driving.done() and happening.done()):
+                    await asyncio.wait([driving, happening], timeout=DETAIL_EVERY_S)
+                    self._teller.detail(self._progress(driver, record))
+        return record, happening.result()
+
+    def _progress(self, driver: Driver, record: Record) -> str:
+        at = min(driver.seconds_in(), self._options.seconds)
+        failed = sum(not f.retried for f in record.failures)
+        counts = f"{record.sent} sent, {record.succeeded} answered, {failed} failed"
+        return f"{at:.0f} of {self._options.seconds:.0f} s: {counts}"
+
+
+async def demo(options: Options, teller: Teller) -> int:
+    """The fleet, the run, and the end of the fleet. Returns the exit status."""
+    fleet = Fleet(FleetSpec(), options.folder, lambda text: teller.say(f"  {text}"))
+    kept = False
+    try:
+        with teller.step(f"starting a fleet in {options.folder}"):
+            await fleet.down()  # what a demo that was killed with SIGKILL left behind
+            await fleet.up()
+        async with AsyncExitStack() as stack:
+            outcome = await Demo(fleet, options, teller, stack).run()
+        kept = options.keep
+    finally:
+        if not kept:
+            with teller.step("stopping the fleet"):
+                await finished(fleet.down())
+    teller.verdict(
+        outcome.good, "nothing lost, doubled or misplaced; no request failed" if outcome.good else "see above"
+    )
+    if kept:
+        teller.say(f"the fleet stays up; stop it with: python -m infra.local down --state {options.folder}")
+    return 0 if outcome.good else 1
+
+
+async def interruptible(options: Options, teller: Teller) -> int:
+    """`demo` under Ctrl-C and SIGTERM: the first one ends it cleanly, more of them change nothing."""
+    task = asyncio.ensure_future(demo(options, teller))
+    loop = asyncio.get_running_loop()
+    interrupted = False
+
+    def interrupt() -> None:
+        nonlocal interrupted
+        teller.say("still stopping" if interrupted else "interrupted: stopping everything")
+        if not interrupted:
+            interrupted = True
+            task.cancel()
+
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+        loop.add_signal_handler(number, interrupt)
+    try:
+        return await task
+    except asyncio.CancelledError:
+        return INTERRUPTED
+    except BaseExceptionGroup as group:
+        teller.verdict(False, _first_words(group))
+        return 1
+    except (LabError, LocalFleetError, ExchangeError, httpx.HTTPError, asyncpg.PostgresError, OSError) as e:
+        teller.verdict(False, f"{type(e).__name__}: {e}")
+        return INTERRUPTED if interrupted else 1
+
+
+def _first_words(group: BaseExceptionGroup[BaseException]) -> str:
+    """The first error inside of nested groups, with its kind."""
+    error: BaseException = group
+    while isinstance(error, BaseExceptionGroup):
+        error = error.exceptions[0]
+    return f"{type(error).__name__}: {error}"
+
+
+@contextlib.contextmanager
+def only_one(folder: Path) -> Iterator[None]:
+    """Refuses a second demo on the same folder. The lock dies with the process, its file goes at the end."""
+    path = folder.with_name(f"{folder.name}.demo")
+    handle = os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o600)
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        yield
+        path.unlink(missing_ok=True)
+    except BlockingIOError:
+        raise LocalFleetError(f"another demo runs in {folder}; wait for it, or give another --state") from None
+    finally:
+        os.close(handle)
+
+
+@click.command(context_settings={"help_option_names": ["-h", "--help"]})
+@click.option("--seconds", default=20.0, show_default=True, type=click.FloatRange(min=5), help="Length of the traffic.")
+@click.option(
+    "--tenants", default=20, show_default=True, type=click.IntRange(min=1, max=200), help="Tenants to sign up."
+)
+@click.option(
+    "--rate", default=120.0, show_default=True, type=click.FloatRange(min=1), help="Requests a second, in all."
+)
+@click.option("--seed", default=1, show_default=True, help="Seed of the schedule.")
+@click.option("--keep", is_flag=True, help="Leave the fleet running at the end.")
+@click.option("--state", type=click.Path(path_type=Path), help="Folder of the demo's fleet.")
+def main(seconds: float, tenants: int, rate: float, seed: int, keep: bool, state: Path | None) -> None:
+    """Start a fleet, move a tenant under live traffic, break things, and check the books."""
+    default = default_folder()
+    folder = state.absolute() if state else default.with_name(f"{default.name}-demo")
+    options = Options(seconds, tenants, rate, seed, keep, folder)
+    with Teller(Console()) as teller:
+        try:
+            with only_one(folder):
+                status = asyncio.run(interruptible(options, teller))
+        except LocalFleetError as e:
+            teller.verdict(False, str(e))
+            status = 2
+    sys.exit(status)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,45 @@
+"""Ready-made lines to look for oneself: processes, data folders, curl and psql, for the fleet as it stands."""
+
+from collections.abc import Iterator, Sequence
+
+from contracts.ids import tenant_number
+from infra.local.binaries import find_postgres
+from infra.local.fleet import Fleet
+from infra.local.report import view
+from loadtest.operator import Move
+from loadtest.workload import Account
+
+
+def evidence(fleet: Fleet, account: Account, move: Move) -> Iterator[tuple[str, Sequence[str]]]:
+    """Headings with their lines. They work for as long as the fleet runs."""
+    yield "Processes (pid, listens on, data)", list(_processes(fleet))
+    yield (
+        "Look for yourself, while a fleet runs (this one stops now unless --keep; `make up` prints its own)",
+        [
+            *_curl(fleet, account, move),
+            *_psql(fleet, account),
+        ],
+    )
+
+
+def _processes(fleet: Fleet) -> Iterator[str]:
+    for process in view(fleet).processes:
+        pid = str(process.pid) if process.pid else "ended"
+        yield f"{process.name:18} {pid:>8}  {', '.join(process.listens):36} {process.data or ''}".rstrip()
+
+
+def _curl(fleet: Fleet, account: Account, move: Move) -> Iterator[str]:
+    port = fleet.router_urls[0].rpartition(":")[2]
+    control = fleet.control_plane
+    key = f"-H 'Authorization: Bearer {control.operator_key}'"
+    yield f"curl -i http://{account.host}:{port}/v1/orders?limit=2 -H 'Authorization: Bearer {account.api_key}'"
+    yield f"curl {key} {control.url}/v1/tenants/{account.slug}"
+    yield f"curl {key} {control.url}/v1/moves/{move.id}"
+
+
+def _psql(fleet: Fleet, account: Account) -> Iterator[str]:
+    psql, where = find_postgres().psql, f"WHERE tenant_id = {tenant_number(account.tenant)}"
+    for cell in fleet.cells.values():
+        for dsn in cell.shards.values():
+            fence, orders = f"state, epoch FROM cellwall.tenants {where}", f"count(*) FROM product.orders {where}"
+            yield f"{psql} '{dsn}' -c 'SELECT {fence}' -c 'SELECT {orders}'"

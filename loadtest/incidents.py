@@ -1,0 +1,126 @@
+"""What happens to the fleet while the traffic runs: a move, a killed router worker, a control plane that goes away."""
+
+import asyncio
+import os
+import signal
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol
+
+from loadtest.operator import ControlPlane, LabError, Move
+from loadtest.record import Kill
+
+MOVE_TIMEOUT_S = 60.0
+CONTROL_PLANE = "control-plane"
+_ESTABLISHED = "01"
+
+
+class Machine(Protocol):
+    """The part of a fleet on this machine that incidents act on."""
+
+    def worker_pids(self, router: str) -> list[int]: ...
+
+    async def stop(self, name: str) -> None: ...
+
+    async def revive(self, name: str) -> None: ...
+
+
+@dataclass(frozen=True, slots=True)
+class Timetable:
+    """When what happens, in seconds since the start of the traffic."""
+
+    move: float
+    kill: float
+    control_plane_off: float
+    control_plane_on: float
+
+    @classmethod
+    def over(cls, seconds: float) -> "Timetable":
+        """Spread over a run of ``seconds``, with room after the last one to see its effects."""
+        return cls(seconds * 0.2, seconds * 0.45, seconds * 0.6, seconds * 0.75)
+
+
+@dataclass(frozen=True, slots=True)
+class Happened:
+    """What was done, and when. Seconds since the start of the traffic."""
+
+    move: Move
+    kill: Kill
+    away_from: float
+    away_until: float
+
+
+class Incidents:
+    """Carries the timetable out. ``now`` is the driver's clock, ``say`` tells people."""
+
+    def __init__(
+        self, machine: Machine, control_plane: ControlPlane, now: Callable[[], float], say: Callable[[str], None]
+    ) -> None:
+        self._machine = machine
+        self._control_plane = control_plane
+        self._now = now
+        self._say = say
+
+    async def run(self, when: Timetable, tenant: str, router: tuple[str, int]) -> Happened:
+        """All of them; returns when the move has ended and the control plane is back.
+
+        ``router`` is the name and port of the one that loses a worker.
+        """
+        await self._at(when.move)
+        async with asyncio.TaskGroup() as group:
+            moving = group.create_task(self._move(tenant))
+            await self._at(when.kill)
+            kill = self._kill_worker(*router)
+            await self._at(when.control_plane_off)
+            away_from = self._now()
+            self._say("stopping the control plane: the data plane must not notice")
+            await self._machine.stop(CONTROL_PLANE)
+            await self._at(when.control_plane_on)
+            self._say("starting the control plane again")
+            await self._machine.revive(CONTROL_PLANE)
+            away_until = self._now()
+            self._say(f"the control plane is back after {away_until - away_from:.1f} s")
+        return Happened(moving.result(), kill, away_from, away_until)
+
+    async def _at(self, second: float) -> None:
+        await asyncio.sleep(max(0.0, second - self._now()))
+
+    async def _move(self, name: str) -> Move:
+        tenant = await self._control_plane.tenant(name)
+        target = next(cell for cell in await self._control_plane.cells() if cell != tenant.cell)
+        move = await self._control_plane.start_move(tenant.id, target)
+        self._say(f"moving the busiest tenant, {tenant.slug}, from {tenant.cell} to {target} under its own writes")
+        move = await self._control_plane.wait_move(move, timeout_s=MOVE_TIMEOUT_S)
+        hold = f"{move.hold_ms:.0f} ms" if move.hold_ms is not None else "no time"
+        self._say(f"the move is {move.state}: {move.rows} rows, requests were held for {hold}")
+        return move
+
+    def _kill_worker(self, router: str, port: int) -> Kill:
+        pids = self._machine.worker_pids(router)
+        if not pids:
+            raise LabError(f"{router} has no worker to kill")
+        pid = pids[0]
+        os.kill(pid, signal.SIGSTOP)  # it takes no connection between our look at them and its death
+        ports = peers(pid, port)
+        at = self._now()
+        os.kill(pid, signal.SIGKILL)
+        known = "" if ports is None else f", which had {len(ports)} of our connections"
+        self._say(f"killed worker {pid} of {router} with SIGKILL{known}")
+        return Kill(router, at, pid, ports)
+
+
+def peers(pid: int, port: int, proc: Path = Path("/proc")) -> frozenset[int] | None:
+    """The other end's ports of all connections that the process has at ``port``; None where it cannot be known."""
+    try:
+        links = [str(entry.readlink()) for entry in (proc / str(pid) / "fd").iterdir()]
+        table = (proc / str(pid) / "net" / "tcp").read_text().splitlines()[1:]
+    except OSError:
+        return None
+    inodes = {link[8:-1] for link in links if link.startswith("socket:[")}
+    found = set()
+    for fields in map(str.split, table):
+        local, remote, state, inode = fields[1], fields[2], fields[3], fields[9]
+        if state == _ESTABLISHED and inode in inodes and int(local.rpartition(":")[2], 16) == port:
+            found.add(int(remote.rpartition(":")[2], 16))
+    return frozenset(found)

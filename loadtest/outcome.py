@@ -1,0 +1,102 @@
+"""From what a run recorded to what people read: the table, and whether the run was good. Pure."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from loadtest.books import Audit, Wrong
+from loadtest.incidents import Happened
+from loadtest.negative import Verdict
+from loadtest.record import Failure, Latency, Record, write_gap
+from loadtest.show import Line
+
+EXAMPLES = 10
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """Everything about one run of the demo. ``seconds`` is for how long traffic was offered."""
+
+    seconds: float
+    record: Record
+    audit: Audit
+    control: Verdict
+    happened: Happened
+    moved: str
+    slug: str
+
+    @property
+    def blamed(self) -> list[Failure]:
+        """Requests that were in flight in the killed worker."""
+        return [f for f in self.record.failures if self.happened.kill.caused(f)]
+
+    @property
+    def failures(self) -> list[Failure]:
+        """Failed tries that the demo did not cause. One that a retry answered counts all the same."""
+        return [f for f in self.record.failures if not self.happened.kill.caused(f)]
+
+    @property
+    def good(self) -> bool:
+        """Nothing lost, doubled or misplaced; nothing failed that the demo did not cause; books that can be trusted."""
+        return self.audit.balanced and not self.failures and self.control.caught and self.happened.move.state == "done"
+
+    def lines(self) -> list[Line]:
+        """The table."""
+        record, move = self.record, self.happened.move
+        gap = write_gap(record.writes.get(self.moved, []))
+        hold = "unknown" if move.hold_ms is None else f"{move.hold_ms:.0f} ms"
+        rates = f"{record.intended / self.seconds:.1f}/s offered, {self._achieved:.1f}/s achieved"
+        return [
+            Line("requests", f"{record.intended} in {self.seconds:.0f} s: {rates}", record.succeeded < record.sent),
+            Line("failed requests", self._failed(), bool(self.failures)),
+            Line("in flight in the killed worker", self._killed()),
+            *(line for cell in record.cells for line in self._of_cell(cell)),
+            Line("the move", f"{self.slug}: {move.source} -> {move.target}, {move.state}", move.state != "done"),
+            Line("hold time of the move", hold, move.hold_ms is None),
+            Line("longest write gap of the moved tenant", f"{gap.seconds * 1000:.0f} ms, {gap.at:.2f} s into the run"),
+            Line("control plane away", f"{self.happened.away_until - self.happened.away_from:.1f} s"),
+            Line("negative control", "caught" if self.control.caught else "MISSED", not self.control.caught),
+            Line("books", self._books(), not self.audit.balanced),
+            Line("driver", record.pace.words(), not record.pace.kept),
+        ]
+
+    def examples(self) -> Sequence[str]:
+        """The failures themselves, up to a few."""
+        lines = [f.words() for f in self.failures[:EXAMPLES]]
+        if len(self.failures) > EXAMPLES:
+            lines.append(f"and {len(self.failures) - EXAMPLES} more")
+        return lines
+
+    @property
+    def _achieved(self) -> float:
+        return self.record.succeeded / max(self.seconds, self.record.seconds)
+
+    def _failed(self) -> str:
+        if not self.failures:
+            return "0"
+        by_cause: dict[str, int] = {}
+        for failure in self.failures:
+            cause = f"{failure.cause} ({failure.status})" if failure.status else failure.cause
+            by_cause[cause] = by_cause.get(cause, 0) + 1
+        return f"{len(self.failures)}: " + ", ".join(f"{n} {cause}" for cause, n in by_cause.items())
+
+    def _killed(self) -> str:
+        count = len(self.blamed)
+        if not count:
+            return "0"
+        again = sum(f.retried for f in self.blamed)
+        return f"{count}, of which {again} were sent again; {self.record.retried_well} then got their answer"
+
+    def _of_cell(self, cell: str) -> list[Line]:
+        return [
+            Line(f"{cell} {what}", _figures(self.record.of_cell(cell, writes=writes)))
+            for what, writes in (("reads", False), ("writes", True))
+        ]
+
+    def _books(self) -> str:
+        counts = ", ".join(f"{self.audit.count(wrong)} {wrong}" for wrong in Wrong)
+        return f"{self.audit.found} of {self.audit.acknowledged} acknowledged orders found once and at home; {counts}"
+
+
+def _figures(latency: Latency) -> str:
+    p50, p99, top = latency.percentile_ms(50), latency.percentile_ms(99), latency.max_ms
+    return f"{latency.count}: p50 {p50:.1f} ms, p99 {p99:.1f} ms, longest {top:.0f} ms"

@@ -1,0 +1,126 @@
+import asyncio
+import io
+from dataclasses import replace
+
+import pytest
+from rich.console import Console
+
+from contracts import envelope
+from loadtest.books import Audit, Finding, Wrong
+from loadtest.incidents import Happened, Timetable
+from loadtest.negative import StaleRouter, Verdict
+from loadtest.operator import Move
+from loadtest.outcome import Outcome
+from loadtest.record import Failure, Kill, Record, Write
+from loadtest.schedule import Kind
+from loadtest.show import Teller
+from loadtest.wire import Answer
+
+MOVE = Move("m1", "t1", "cell-1", "cell-2", "done", rows=400, hold_ms=87.4)
+BALANCED = Audit(10, 10, 0, 0, ())
+CAUGHT = Verdict(Audit(26, 1, 0, 0, tuple(Finding(Wrong.LOST, "t9", "x") for _ in range(25))), MOVE, 25, 421)
+HAPPENED = Happened(MOVE, Kill("router-1", 9.0, 4242, frozenset({4711})), 12.0, 15.2)
+LOST = Failure(9.01, 8.99, "t1", Kind.READ, "router-1", "connection lost", local_port=4711, retried=True)
+
+
+def outcome(*failures: Failure, **change: object) -> Outcome:
+    record = Record()
+    record.intended = record.sent = 10
+    record.seconds = 20.0
+    for _ in range(10):
+        record.answered("cell-1", Kind.CREATE, 0.01)
+    record.wrote("t1", Write(1.0, 1.25, True))
+    record.failures = list(failures)
+    record.retried_well = sum(f.retried for f in failures)
+    made = Outcome(20.0, record, BALANCED, CAUGHT, HAPPENED, "t1", "shop-01")
+    return replace(made, **change)  # type: ignore[arg-type]
+
+
+def table(made: Outcome) -> dict[str, str]:
+    return {line.what: line.value for line in made.lines()}
+
+
+def test_a_good_run_is_called_bad() -> None:
+    made = outcome(LOST)
+    assert made.good
+    assert not any(line.bad for line in made.lines())
+    found = table(made)
+    assert found["failed requests"] == "0"
+    assert found["in flight in the killed worker"] == "1, of which 1 were sent again; 1 then got their answer"
+    assert found["hold time of the move"] == "87 ms"
+    assert found["longest write gap of the moved tenant"] == "250 ms, 1.00 s into the run"
+    assert found["cell-1 writes"].startswith("10: p50 10.0 ms")
+    assert found["requests"] == "10 in 20 s: 0.5/s offered, 0.5/s achieved"
+
+
+@pytest.mark.parametrize(
+    "bad",
+    [
+        outcome(replace(LOST, local_port=1)),
+        outcome(replace(LOST, at=3.0)),
+        outcome(replace(LOST, cause="unexpected status", status=503, retried=False)),
+        outcome(audit=Audit(10, 9, 0, 0, (Finding(Wrong.LOST, "t1", "order o1 is gone"),))),
+        outcome(control=replace(CAUGHT, audit=BALANCED)),
+        outcome(control=replace(CAUGHT, refused_with=201)),
+        outcome(control=replace(CAUGHT, acknowledged_stale=0)),
+        outcome(happened=replace(HAPPENED, move=Move("m1", "t1", "cell-1", "cell-2", "failed", "checksums differ"))),
+    ],
+)
+def test_a_bad_run_is_called_good(bad: Outcome) -> None:
+    assert not bad.good
+    assert any(line.bad for line in bad.lines())
+
+
+def test_failures_are_counted_but_not_shown() -> None:
+    made = outcome(*(replace(LOST, router="router-2", retried=False) for _ in range(12)))
+    assert table(made)["failed requests"] == "12: 12 connection lost"
+    assert len(made.examples()) == 11
+    assert made.examples()[-1] == "and 2 more"
+
+
+def test_incidents_do_not_fit_into_a_short_run() -> None:
+    when = Timetable.over(5.0)
+    assert 0 < when.move < when.kill < when.control_plane_off < when.control_plane_on < 5.0
+
+
+def test_plain_output_wraps_or_decorates_lines_to_copy() -> None:
+    out = io.StringIO()
+    now = [0.0]
+    teller = Teller(Console(file=out, width=40, force_terminal=False), lambda: now[0])
+    line = "curl -i http://shop-01.cellwall.localhost:15000/v1/orders?limit=2 -H 'Authorization: Bearer [x]'"
+    teller.lines("Look", [line])
+    assert line in out.getvalue()
+    assert "\x1b" not in out.getvalue()
+
+
+def test_plain_output_drowns_in_progress_lines() -> None:
+    out = io.StringIO()
+    now = [0.0]
+    teller = Teller(Console(file=out, width=80, force_terminal=False), lambda: now[0])
+    with teller.step("traffic"):
+        for tick in range(41):
+            now[0] = tick * 0.5
+            teller.detail(f"tick {tick}")
+    assert out.getvalue().count("tick") == 4
+
+
+def test_the_stale_router_is_refused_for_its_signature_instead_of_its_epoch() -> None:
+    sent: list[bytes] = []
+
+    class Cell:
+        name = "cell-1"
+
+        async def exchange(self, payload: bytes) -> Answer:
+            sent.append(payload)
+            return Answer(421, b"", "", 0)
+
+    key = b"k" * 32
+    stale = StaleRouter(Cell(), key, "t7", 3)
+    request = b"POST /v1/orders HTTP/1.1\r\nHost: a\r\nContent-Length: 2\r\n\r\n{}"
+    asyncio.run(stale.exchange(request))
+    head, _, body = sent[0].partition(b"\r\n\r\n")
+    lines = head.split(b"\r\n")
+    fields = {name.lower(): value for name, value in (line.split(b": ") for line in lines[1:])}
+    verified = envelope.verify(envelope.signer(key), fields, b"POST", b"/v1/orders")
+    assert (verified.tenant, verified.epoch) == ("t7", 3)
+    assert (lines[0], body, fields[b"host"]) == (b"POST /v1/orders HTTP/1.1", b"{}", b"a")
