@@ -30,7 +30,7 @@ from infra.local.spec import FleetSpec, default_folder
 from loadtest import books, ledger
 from loadtest.driver import Driver
 from loadtest.evidence import evidence
-from loadtest.incidents import Happened, Incidents, Timetable
+from loadtest.incidents import Happened, Incidents, Timetable, Victim
 from loadtest.negative import Bench, Verdict, negative_control
 from loadtest.operator import ControlPlane, LabError, Product
 from loadtest.outcome import Outcome
@@ -131,11 +131,12 @@ class Demo:
         intents = schedule(Traffic(options.tenants, options.rate, options.seconds, options.seed))
         incidents = Incidents(self._fleet, self._control_plane, driver.seconds_in, self._teller.say)
         when = Timetable.over(options.seconds)
+        victim = Victim(names[0], ports[0][1], self._fleet.plan.log(names[0]))
         title = f"open-loop traffic: {len(intents)} requests in {options.seconds:.0f} s through {len(pools)} routers"
         with self._teller.step(title):
             async with asyncio.TaskGroup() as group:
                 driving = group.create_task(driver.run(intents))
-                happening = group.create_task(incidents.run(when, cast.accounts[0].tenant, (names[0], ports[0][1])))
+                happening = group.create_task(incidents.run(when, cast.accounts[0].tenant, victim))
                 while not (driving.done() and happening.done()):
                     await asyncio.wait([driving, happening], timeout=DETAIL_EVERY_S)
                     self._teller.detail(self._progress(driver, record))

@@ -8,6 +8,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
+import msgspec
+
 from loadtest.operator import ControlPlane, LabError, Move
 from loadtest.record import Kill
 
@@ -18,8 +20,6 @@ _ESTABLISHED = "01"
 
 class Machine(Protocol):
     """The part of a fleet on this machine that incidents act on."""
-
-    def worker_pids(self, router: str) -> list[int]: ...
 
     async def stop(self, name: str) -> None: ...
 
@@ -62,16 +62,13 @@ class Incidents:
         self._now = now
         self._say = say
 
-    async def run(self, when: Timetable, tenant: str, router: tuple[str, int]) -> Happened:
-        """All of them; returns when the move has ended and the control plane is back.
-
-        ``router`` is the name and port of the one that loses a worker.
-        """
+    async def run(self, when: Timetable, tenant: str, victim: "Victim") -> Happened:
+        """All of them; returns when the move has ended and the control plane is back. ``victim`` loses a worker."""
         await self._at(when.move)
         async with asyncio.TaskGroup() as group:
             moving = group.create_task(self._move(tenant))
             await self._at(when.kill)
-            kill = self._kill_worker(*router)
+            kill = self._kill_worker(victim)
             await self._at(when.control_plane_off)
             away_from = self._now()
             self._say("stopping the control plane: the data plane must not notice")
@@ -96,18 +93,46 @@ class Incidents:
         self._say(f"the move is {move.state}: {move.rows} rows, requests were held for {hold}")
         return move
 
-    def _kill_worker(self, router: str, port: int) -> Kill:
-        pids = self._machine.worker_pids(router)
+    def _kill_worker(self, victim: "Victim") -> Kill:
+        pids = worker_pids(victim.log)
         if not pids:
-            raise LabError(f"{router} has no worker to kill")
+            raise LabError(f"the log of {victim.router} names no worker to kill: {victim.log}")
         pid = pids[0]
         os.kill(pid, signal.SIGSTOP)  # it takes no connection between our look at them and its death
-        ports = peers(pid, port)
+        ports = peers(pid, victim.port)
         at = self._now()
         os.kill(pid, signal.SIGKILL)
         known = "" if ports is None else f", which had {len(ports)} of our connections"
-        self._say(f"killed worker {pid} of {router} with SIGKILL{known}")
-        return Kill(router, at, pid, ports)
+        self._say(f"killed worker {pid} of {victim.router} with SIGKILL{known}")
+        return Kill(victim.router, at, pid, ports)
+
+
+@dataclass(frozen=True, slots=True)
+class Victim:
+    """The router that loses a worker: its name, its port, and the log in which its supervisor names its children."""
+
+    router: str
+    port: int
+    log: Path
+
+
+class _Started(msgspec.Struct):
+    event: str = ""
+    process: str = ""
+    pid: int = 0
+
+
+def worker_pids(log: Path) -> list[int]:
+    """The workers of a router that run now, by its supervisor's log: the last one started in each place."""
+    pids: dict[str, int] = {}
+    for line in log.read_bytes().splitlines():
+        try:
+            started = msgspec.json.decode(line, type=_Started)
+        except msgspec.DecodeError:
+            continue
+        if started.event == "process_started" and started.process.startswith("worker-"):
+            pids[started.process] = started.pid
+    return list(pids.values())
 
 
 def peers(pid: int, port: int, proc: Path = Path("/proc")) -> frozenset[int] | None:

@@ -1,13 +1,14 @@
 import asyncio
 import io
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 from rich.console import Console
 
 from contracts import envelope
 from loadtest.books import Audit, Finding, Wrong
-from loadtest.incidents import Happened, Timetable
+from loadtest.incidents import Happened, Timetable, worker_pids
 from loadtest.negative import StaleRouter, Verdict
 from loadtest.operator import Move
 from loadtest.outcome import Outcome
@@ -124,3 +125,16 @@ def test_the_stale_router_is_refused_for_its_signature_instead_of_its_epoch() ->
     verified = envelope.verify(envelope.signer(key), fields, b"POST", b"/v1/orders")
     assert (verified.tenant, verified.epoch) == ("t7", 3)
     assert (lines[0], body, fields[b"host"]) == (b"POST /v1/orders HTTP/1.1", b"{}", b"a")
+
+
+def test_a_worker_that_died_long_ago_is_killed_again(tmp_path: Path) -> None:
+    log = tmp_path / "router-1.log"
+    log.write_text(
+        '{"event":"process_started","process":"keeper","pid":10}\n'
+        "Traceback (most recent call last):\n"
+        '{"event":"process_started","process":"worker-0","pid":11}\n'
+        '{"event":"process_started","process":"worker-1","pid":12}\n'
+        '{"event":"process_died","process":"worker-0","pid":11}\n'
+        '{"event":"process_started","process":"worker-0","pid":13,"restarts":1}\n'
+    )
+    assert worker_pids(log) == [13, 12]
