@@ -6,7 +6,7 @@ that leaves. A FIN in the middle of a request means that the client left: half-c
 
 import asyncio
 from enum import Enum
-from typing import Final
+from typing import Final, cast
 
 from contracts.problems import CLIENT_TOO_SLOW, Problem
 from router.framing import BodyReader, FramingError, reader
@@ -57,7 +57,7 @@ class Client(asyncio.Protocol):
 
     # -- what asyncio calls ---------------------------------------------------------------------------------------
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        assert isinstance(transport, asyncio.Transport)
+        transport = cast("asyncio.Transport", transport)  # uvloop's is no subclass of it
         self._transport = transport
         transport.set_write_buffer_limits(high=WRITE_HIGH)
         peer = transport.get_extra_info("peername")

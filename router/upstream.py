@@ -9,7 +9,7 @@ import asyncio
 import random
 from collections import deque
 from collections.abc import Callable
-from typing import Final, Protocol
+from typing import Final, Protocol, cast
 
 from contracts.problems import CELL_BUSY, CELL_UNAVAILABLE, Problem
 from contracts.routes import split_address
@@ -104,7 +104,7 @@ class Upstream(asyncio.Protocol):
 
     # -- what asyncio calls ---------------------------------------------------------------------------------------
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        assert isinstance(transport, asyncio.Transport)
+        transport = cast("asyncio.Transport", transport)  # uvloop's is no subclass of it
         self.transport = transport
         transport.set_write_buffer_limits(high=WRITE_HIGH)
 

@@ -128,8 +128,8 @@ class _Worker:
         path.draining = True
         for client in list(path.clients):
             client.drain()
-        while path.clients and time.monotonic() < deadline:
-            await asyncio.sleep(TICK_S)  # noqa: ASYNC110 - an event would cost every connection for one drain
+        while path.clients and time.monotonic() < deadline:  # noqa: ASYNC110 - an event would cost each connection
+            await asyncio.sleep(TICK_S)
         for client in list(path.clients):
             client.abort()
         path.pools.close()
