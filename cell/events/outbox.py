@@ -1,0 +1,165 @@
+"""The outbox: every statement about events that were emitted, and when one of them is due, finished and pruned."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from typing import Any, Final
+from uuid import UUID
+
+import msgspec
+import sqlalchemy as sa
+from sqlalchemy.dialects.postgresql import ARRAY, JSONB, insert
+from sqlalchemy.sql.functions import func
+
+from cell.ids import uuid7
+from cell.shards.session import TenantSession
+from cell.shards.sql import prepare
+from cell.shards.tables import inbox, outbox, work
+
+RETENTION: Final = timedelta(hours=24)  # of finished events
+REDELIVER_AFTER: Final = timedelta(seconds=30)  # when an event that no inbox has yet goes to the stream again
+BATCH_EVENTS: Final = 256
+WORK_KIND: Final = "events"
+
+
+@dataclass(frozen=True, slots=True)
+class Event:
+    """An event as a consumer gets it; ``payload`` is what `emit` was given, as built-in types."""
+
+    event_id: UUID
+    type: str
+    payload: Any
+    created_at: datetime
+
+
+@dataclass(frozen=True, slots=True)
+class Subscriptions:
+    """Which consumer must have seen events of which type: pairs, as two arrays of the same length."""
+
+    types: tuple[str, ...]
+    consumers: tuple[str, ...]
+
+    def values(self) -> dict[str, list[str]]:
+        """The parameters of the statements below."""
+        return {"types": list(self.types), "consumers": list(self.consumers)}
+
+
+_TENANT = sa.bindparam("tenant_id", type_=sa.BigInteger)
+_NOW = func.now()
+_REDELIVER = sa.bindparam("redeliver_after", type_=sa.Interval)
+
+_EMIT = prepare(
+    insert(outbox).values(
+        tenant_id=_TENANT,
+        event_id=sa.bindparam("event_id"),
+        type=sa.bindparam("type"),
+        payload=sa.bindparam("payload", type_=JSONB),
+    )
+)
+_wake = insert(work).values(tenant_id=_TENANT, kind=WORK_KIND, due=_NOW + sa.bindparam("delay", type_=sa.Interval))
+_WAKE = prepare(
+    _wake.on_conflict_do_update(
+        index_elements=[work.c.tenant_id, work.c.kind],
+        set_={"due": func.least(work.c.due, _wake.excluded.due)},
+    )
+)
+
+_subscription = (
+    func.unnest(sa.bindparam("types", type_=ARRAY(sa.Text)), sa.bindparam("consumers", type_=ARRAY(sa.Text)))
+    .table_valued(sa.column("type", sa.Text), sa.column("consumer", sa.Text), name="subscription")
+    .render_derived()
+)
+# Per event: its subscriptions, each beside the inbox row of its consumer where there is one.
+_deliveries: sa.Select[Any] = (
+    sa.select(sa.literal_column("1"))
+    .select_from(
+        _subscription.outerjoin(
+            inbox,
+            sa.and_(
+                inbox.c.tenant_id == _TENANT,
+                inbox.c.consumer == _subscription.c.consumer,
+                inbox.c.event_id == outbox.c.event_id,
+            ),
+        )
+    )
+    .where(_subscription.c.type == outbox.c.type)
+    .correlate(outbox)
+)
+_relayed_long_ago = sa.or_(outbox.c.relayed_at.is_(None), outbox.c.relayed_at < _NOW - _REDELIVER)
+_never_seen = sa.and_(inbox.c.state.is_(None), _relayed_long_ago)
+_try_again = sa.and_(
+    inbox.c.state == "failed", inbox.c.due <= _NOW, sa.or_(_relayed_long_ago, outbox.c.relayed_at < inbox.c.due)
+)
+_unfinished = sa.and_(outbox.c.tenant_id == _TENANT, outbox.c.finished_at.is_(None))
+_all_done = ~_deliveries.where(inbox.c.state.is_distinct_from("done")).exists()
+
+_DUE = prepare(
+    sa.select(outbox.c.event_id)
+    .where(_unfinished, _deliveries.where(sa.or_(_never_seen, _try_again)).exists())
+    .order_by(outbox.c.event_id)
+    .limit(BATCH_EVENTS)
+)
+_OUTSTANDING = prepare(
+    sa.select(
+        sa.select(outbox.c.event_id)
+        .where(_unfinished, _deliveries.where(sa.or_(inbox.c.state.is_(None), inbox.c.state == "failed")).exists())
+        .exists()
+    )
+)
+_MARK_RELAYED = prepare(
+    sa.update(outbox)
+    .where(outbox.c.tenant_id == _TENANT, outbox.c.event_id == sa.any_(sa.bindparam("event_ids", type_=ARRAY(sa.Uuid))))
+    .values(relayed_at=_NOW)
+)
+_FINISH_ALL = prepare(sa.update(outbox).where(_unfinished, _all_done).values(finished_at=_NOW))
+_FINISH_ONE = prepare(
+    sa.update(outbox)
+    .where(_unfinished, outbox.c.event_id == sa.bindparam("event_id"), _all_done)
+    .values(finished_at=_NOW)
+)
+_PRUNE = prepare(
+    sa.delete(outbox).where(
+        outbox.c.tenant_id == _TENANT, outbox.c.finished_at < _NOW - sa.bindparam("retention", type_=sa.Interval)
+    )
+)
+
+
+async def emit(session: TenantSession, type_: str, payload: msgspec.Struct) -> UUID:
+    """Tell of a change, in its own transaction. Do it last: the wake-up row is locked until the commit."""
+    event_id = uuid7()
+    await session.execute(_EMIT, event_id=event_id, type=type_, payload=msgspec.to_builtins(payload))
+    await wake(session, timedelta())
+    return event_id
+
+
+async def wake(session: TenantSession, delay: timedelta) -> None:
+    """Have the worker look at this tenant's events after ``delay``, or earlier where that was asked before."""
+    await session.execute(_WAKE, delay=delay)
+
+
+async def due(session: TenantSession, subscriptions: Subscriptions) -> list[UUID]:
+    """Events to put on the stream now, oldest first, at most `BATCH_EVENTS`."""
+    rows = await session.fetch(_DUE, redeliver_after=REDELIVER_AFTER, **subscriptions.values())
+    return [row["event_id"] for row in rows]
+
+
+async def outstanding(session: TenantSession, subscriptions: Subscriptions) -> bool:
+    """Whether some consumer has yet to see some event (dead letters wait for an operator and do not count)."""
+    return bool(await session.fetchval(_OUTSTANDING, **subscriptions.values()))
+
+
+async def mark_relayed(session: TenantSession, event_ids: Sequence[UUID]) -> None:
+    """Note that the stream has been given these. Only a hint: it delays the next redelivery."""
+    await session.execute(_MARK_RELAYED, event_ids=list(event_ids))
+
+
+async def finish(session: TenantSession, subscriptions: Subscriptions, event_id: UUID | None = None) -> int:
+    """Mark what every consumer's inbox has: one event, or all of the tenant."""
+    if event_id is not None:
+        return await session.execute(_FINISH_ONE, event_id=event_id, **subscriptions.values())
+    return await session.execute(_FINISH_ALL, **subscriptions.values())
+
+
+async def prune(session: TenantSession) -> int:
+    """Delete finished events past `RETENTION`, and with them their inbox rows."""
+    return await session.execute(_PRUNE, retention=RETENTION)

@@ -1,0 +1,151 @@
+"""The relay: from the tenants' outboxes to the stream, woken by the work table and made sure of by a sweep.
+
+The work table only wakes: what it names is done through the fence (moves.md rule 14). A claim is a lease, a due time
+in the future; it doubles as the moment to look whether the consumers have seen what was relayed. The sweep goes over
+every tenant that is active here, so a lost wake-up, a flushed Redis or a tenant that just moved in costs at most one
+round of it.
+"""
+
+import asyncio
+from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from typing import Final
+
+import sqlalchemy as sa
+import structlog
+from redis.exceptions import RedisError
+from sqlalchemy.sql.functions import func
+
+from cell.events import outbox
+from cell.events.metrics import EventMetrics
+from cell.events.stream import Message, Stream
+from cell.events.tenants import active
+from cell.shards.context import TenantContext
+from cell.shards.errors import FrozenError, NotOursError
+from cell.shards.session import Shards, TenantSession
+from cell.shards.sql import Statement, prepare
+from cell.shards.tables import work
+from contracts.names import Field
+
+JOB_TIMEOUT_S: Final = 10.0
+CLAIM_TENANTS: Final = 32
+AGAIN_SOON: Final = timedelta(seconds=1)  # after a refusal that may pass: frozen, Redis away
+
+Chore = Callable[[TenantSession], Awaitable[int]]
+_log = structlog.get_logger(__name__)
+
+_due = (
+    sa.select(work.c.tenant_id, work.c.kind)
+    .where(work.c.kind == outbox.WORK_KIND, work.c.due <= func.now())
+    .order_by(work.c.due)
+    .limit(CLAIM_TENANTS)
+    .with_for_update(skip_locked=True)
+    .subquery("ready")
+)
+_CLAIM = prepare(
+    sa.update(work)
+    .where(work.c.tenant_id == _due.c.tenant_id, work.c.kind == _due.c.kind)
+    .values(due=func.now() + sa.bindparam("lease", type_=sa.Interval))
+    .returning(work.c.tenant_id, work.c.due)
+)
+_CLAIMED = sa.and_(
+    work.c.tenant_id == sa.bindparam("tenant", type_=sa.BigInteger),
+    work.c.kind == outbox.WORK_KIND,
+    work.c.due == sa.bindparam("claimed", type_=sa.DateTime(timezone=True)),
+)
+_DROP = prepare(sa.delete(work).where(_CLAIMED))
+_POSTPONE = prepare(sa.update(work).where(_CLAIMED).values(due=func.now() + sa.bindparam("delay", type_=sa.Interval)))
+
+
+@dataclass(frozen=True, slots=True)
+class Claim:
+    """A tenant to look after, until ``due``: then it is anybody's again."""
+
+    tenant: int
+    due: datetime
+
+
+class Relay:
+    """Moves events of all tenants of a cell onto the stream."""
+
+    def __init__(
+        self,
+        shards: Shards,
+        stream: Stream,
+        subscriptions: outbox.Subscriptions,
+        metrics: EventMetrics,
+        chores: Sequence[Chore] = (),
+    ) -> None:
+        self._shards = shards
+        self._stream = stream
+        self._subscriptions = subscriptions
+        self._metrics = metrics
+        self._chores = (outbox.prune, *chores)
+
+    async def claim(self, shard: str) -> list[Claim]:
+        """Tenants of the shard whose time has come, at most `CLAIM_TENANTS`; nobody else gets them meanwhile."""
+        values = {"lease": outbox.REDELIVER_AFTER}
+        rows = await self._shards.pool(shard).fetch(_CLAIM.text, *_CLAIM.arguments(0, values))
+        return [Claim(row["tenant_id"], row["due"]) for row in rows]
+
+    async def attend(self, shard: str, claim: Claim) -> None:
+        """Relay what is due of a claimed tenant, and let the claim go where nothing is outstanding."""
+        try:
+            async with asyncio.timeout(JOB_TIMEOUT_S):
+                outstanding = await self.relay(claim.tenant)
+        except NotOursError:
+            outstanding = False
+        except (FrozenError, RedisError, TimeoutError) as e:
+            _log.warning("relay_postponed", **{Field.TENANT: f"t{claim.tenant}", Field.REASON: str(e)})
+            await self._settle(shard, claim, _POSTPONE, delay=AGAIN_SOON)
+            return
+        if not outstanding:
+            await self._settle(shard, claim, _DROP)
+
+    async def relay(self, tenant: int) -> bool:
+        """Put every due event of the tenant on the stream; whether some consumer still has to see one.
+
+        The mark comes after the stream has them and in a transaction of its own: a crash in between relays twice.
+        """
+        context = _context(tenant)
+        async with self._shards.enter(context) as session:
+            await outbox.finish(session, self._subscriptions)
+            ready = await outbox.due(session, self._subscriptions)
+            outstanding = await outbox.outstanding(session, self._subscriptions)
+        while ready:
+            await self._stream.publish(Message(tenant, event_id) for event_id in ready)
+            self._metrics.relayed.inc(len(ready))
+            async with self._shards.enter(context) as session:
+                await outbox.mark_relayed(session, ready)
+                ready = await outbox.due(session, self._subscriptions)
+        return outstanding
+
+    async def sweep(self, shard: str, pause: Callable[[], Awaitable[None]]) -> int:
+        """Look after every active tenant of the shard, with a ``pause`` behind each; how many there were."""
+        seen = 0
+        async for tenant in active(self._shards, shard):
+            await self._look_after(tenant)
+            await pause()
+            seen += 1
+        return seen
+
+    async def _look_after(self, tenant: int) -> None:
+        """Wake the relay where an event is due, and do the chores. A tenant that left meanwhile is no fault."""
+        try:
+            async with asyncio.timeout(JOB_TIMEOUT_S), self._shards.enter(_context(tenant)) as session:
+                if await outbox.due(session, self._subscriptions):
+                    await outbox.wake(session, timedelta())
+                for chore in self._chores:
+                    await chore(session)
+        except (NotOursError, FrozenError):
+            return
+
+    async def _settle(self, shard: str, claim: Claim, statement: Statement, **values: timedelta) -> None:
+        """Change the claim's row, unless a new event has woken it since."""
+        arguments = statement.arguments(0, {"tenant": claim.tenant, "claimed": claim.due, **values})
+        await self._shards.pool(shard).execute(statement.text, *arguments)
+
+
+def _context(tenant: int) -> TenantContext:
+    return TenantContext.for_worker(tenant, asyncio.get_running_loop().time() + JOB_TIMEOUT_S, "relay")

@@ -1,0 +1,108 @@
+"""``/v1/orders``."""
+
+from datetime import datetime
+from typing import Annotated, Any, Final
+from uuid import UUID
+
+import msgspec
+from litestar import Request, Response, Router, get, post
+from litestar.status_codes import HTTP_201_CREATED
+from msgspec import Meta
+
+from cell import idempotency, wire
+from cell.access import Caller, Role, guard
+from cell.idempotency import Answer
+from cell.modules.accounts.public import authenticated
+from cell.modules.orders import service
+
+SCOPE: Final = "orders.create"  # one space of Idempotency-Keys
+LINES_MAX: Final = 100
+QUANTITY_MAX: Final = 1_000_000
+
+
+class LineAdd(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """A line of an order that is to be created."""
+
+    product_id: UUID
+    quantity: Annotated[int, Meta(ge=1, le=QUANTITY_MAX)]
+
+
+class OrderAdd(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """``POST /v1/orders``. ``reference`` is the caller's own name for it; it need not be unique."""
+
+    lines: Annotated[list[LineAdd], Meta(min_length=1, max_length=LINES_MAX)]
+    reference: Annotated[str, Meta(pattern=r"^[^\x00-\x1f\x7f]{0,64}\Z")] | None = None
+
+
+class LineView(msgspec.Struct, frozen=True):
+    """A line as the API shows it."""
+
+    product_id: UUID
+    quantity: int
+    unit_price_cents: int
+
+
+class OrderView(msgspec.Struct, frozen=True):
+    """An order as the API shows it."""
+
+    id: UUID
+    number: int
+    reference: str | None
+    status: str
+    total_cents: int
+    currency: str
+    lines: list[LineView]
+    created_at: datetime
+    version: int
+
+    @classmethod
+    def of(cls, o: service.Order) -> "OrderView":
+        """The view of an order."""
+        lines = [LineView(line.product_id, line.quantity, line.unit_price_cents) for line in o.lines]
+        head = (o.order_id, o.number, o.reference, o.status, o.total_cents, o.currency)
+        return cls(*head, lines, o.created_at, o.version)
+
+
+_add: Final = wire.Reader(OrderAdd)
+_encode: Final = msgspec.json.Encoder().encode
+
+
+@post("/orders", opt={"access": Role.MEMBER})
+async def create_order(request: Request[Any, Any, Any], body: bytes, caller: Caller) -> Response[bytes]:
+    """Create an order, once per Idempotency-Key: a repeat gets the first answer, with ``Idempotent-Replayed: true``."""
+    key = idempotency.key_of(request.headers.get(idempotency.FIELD))
+    asked = _add(body)
+    wanted = [service.Wanted(line.product_id, line.quantity) for line in asked.lines]
+    async with caller.enter() as (session, who):
+
+        async def create() -> Answer:
+            order = await service.create(session, who.user_id, asked.reference, wanted)
+            return Answer(HTTP_201_CREATED, _encode(OrderView.of(order)))
+
+        answer = await idempotency.once(session, SCOPE, key, _encode(asked), create)
+    headers = {idempotency.REPLAYED_FIELD: "true"} if answer.replayed else None
+    return Response(answer.body, status_code=answer.status, media_type="application/json", headers=headers)
+
+
+@get("/orders/{order_id:uuid}", opt={"access": Role.VIEWER})
+async def get_order(order_id: UUID, caller: Caller) -> OrderView:
+    """One order with its lines."""
+    async with caller.enter(read_only=True) as (session, _):
+        return OrderView.of(await service.get(session, order_id))
+
+
+@get("/orders", opt={"access": Role.VIEWER})
+async def list_orders(caller: Caller, limit: int = wire.PAGE_ITEMS, cursor: str | None = None) -> wire.Page[OrderView]:
+    """Orders, the newest first. Orders that are added meanwhile do not shift later pages."""
+    size, before = wire.page_size(limit), wire.number_of_cursor(cursor)
+    async with caller.enter(read_only=True) as (session, _):
+        rows = await service.page(session, before, size + 1)
+    return wire.page([OrderView.of(row) for row in rows], size, lambda view: wire.cursor_of_number(view.number))
+
+
+router: Final = Router(
+    path="/v1",
+    guards=[guard],
+    dependencies={"caller": authenticated},
+    route_handlers=[create_order, get_order, list_orders],
+)

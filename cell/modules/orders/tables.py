@@ -1,0 +1,39 @@
+"""The tables of the orders. An order's number is counted in `cellwall.counters`, under `NUMBERS`."""
+
+from typing import Final
+
+import sqlalchemy as sa
+
+from cell.shards.tables import now_column, tenant_table
+
+NUMBERS: Final = "orders"
+
+orders: Final = tenant_table(
+    "orders",
+    sa.Column("order_id", sa.Uuid, primary_key=True),
+    sa.Column("number", sa.BigInteger, nullable=False),
+    sa.Column("reference", sa.Text),
+    sa.Column("status", sa.Text, nullable=False),
+    sa.Column("total_cents", sa.BigInteger, nullable=False),
+    sa.Column("currency", sa.Text, nullable=False),
+    sa.Column("created_by", sa.Uuid, nullable=False),
+    now_column("created_at"),
+    sa.Column("version", sa.Integer, nullable=False, server_default="1"),
+    sa.UniqueConstraint("tenant_id", "number"),
+    sa.CheckConstraint("total_cents >= 0", name="total"),
+)
+
+order_lines: Final = tenant_table(
+    "order_lines",
+    sa.Column("order_id", sa.Uuid, primary_key=True),
+    sa.Column("line", sa.SmallInteger, primary_key=True, autoincrement=False),
+    sa.Column("product_id", sa.Uuid, nullable=False),
+    sa.Column("quantity", sa.Integer, nullable=False),
+    sa.Column("unit_price_cents", sa.BigInteger, nullable=False),
+    sa.ForeignKeyConstraint(
+        ["tenant_id", "order_id"], ["product.orders.tenant_id", "product.orders.order_id"], ondelete="CASCADE"
+    ),
+    sa.ForeignKeyConstraint(["tenant_id", "product_id"], ["product.products.tenant_id", "product.products.product_id"]),
+    sa.CheckConstraint("quantity > 0", name="quantity"),
+    sa.Index("order_lines_product_idx", "tenant_id", "product_id"),
+)
