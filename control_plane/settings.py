@@ -57,6 +57,11 @@ class DatabaseSettings(BaseSettings):
 
     database_dsn: Annotated[SecretStr, AfterValidator(_dsn)]
 
+    def plain_dsn(self) -> str:
+        """The DSN as asyncpg takes it, for connections of our own (notices, leadership)."""
+        url = make_url(self.database_dsn.get_secret_value()).set(drivername="postgresql")
+        return url.render_as_string(hide_password=False)
+
     def engine(self, *, pool_size: int = 10) -> AsyncEngine:
         """An engine on asyncpg whose statements and idle transactions are bounded by the server."""
         return create_async_engine(

@@ -4,8 +4,12 @@ from pathlib import Path
 
 from alembic import command
 from alembic.config import Config
+from alembic.runtime.migration import MigrationContext
+from alembic.script import ScriptDirectory
 from sqlalchemy import Connection
 from sqlalchemy.ext.asyncio import AsyncEngine
+
+from control_plane.settings import DatabaseSettings, SettingsError
 
 LOCK_TIMEOUT_MS = 5_000
 
@@ -25,3 +29,18 @@ async def upgrade(engine: AsyncEngine) -> None:
     """
     async with engine.begin() as conn:
         await conn.run_sync(lambda sync: command.upgrade(config(sync), "head"))
+
+
+async def require_newest(settings: DatabaseSettings) -> None:
+    """`SettingsError` where the database is not at the revision that this code was written for."""
+    engine = settings.engine(pool_size=1)
+    try:
+        async with engine.connect() as conn:
+            found = await conn.run_sync(lambda sync: MigrationContext.configure(sync).get_current_revision())
+    finally:
+        await engine.dispose()
+    newest = ScriptDirectory.from_config(config()).get_current_head()
+    if found != newest:
+        raise SettingsError(
+            f"the database has schema {found or 'none'}, this is for {newest}: run python -m control_plane migrate"
+        )

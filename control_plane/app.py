@@ -1,0 +1,275 @@
+"""Composition: two Litestar apps (API and front door) on two listeners of one uvloop loop, and the work behind them.
+
+The control plane is off the request path: when it stops, tenants work on. Stopping is graceful: listeners close, long
+polls answer at once, requests in flight finish, a running move stops at its last committed state.
+"""
+
+import asyncio
+import contextlib
+import random
+import signal
+import socket
+from collections.abc import Awaitable, Callable, Generator
+from dataclasses import dataclass
+from typing import Final
+
+import httpx
+import structlog
+import uvicorn
+from litestar import Litestar, Router
+from litestar.di import Provide
+from litestar.types import ControllerRouterHandler
+from prometheus_client import CollectorRegistry
+from sqlalchemy.ext.asyncio import AsyncEngine
+
+from contracts import routes
+from contracts.keys import Purpose, derive
+from control_plane import api, frontdoor, moves_api, routes_api
+from control_plane.auth import api_guard, front_door_guard
+from control_plane.cell_client import CellClient
+from control_plane.cells import Cells
+from control_plane.frontdoor import WorkspaceFinder
+from control_plane.leader import Leader
+from control_plane.mail import FileMailer, Mailer, NoMail
+from control_plane.metrics import FleetMetrics, metrics_handler
+from control_plane.move_metrics import MoveMetrics
+from control_plane.move_runner import MoveRunner
+from control_plane.move_service import Moves
+from control_plane.mover import Boundary, Mover, unobserved
+from control_plane.routes import RouteLog, forget_superseded
+from control_plane.settings import Settings, SettingsError
+from control_plane.signals import Signals
+from control_plane.tenants import Tenancy
+from control_plane.web import EXCEPTION_HANDLERS, health_handlers, provide_actor
+
+SWEEP_S: Final = 5.0
+KEEP_SUPERSEDED_S: Final = 7 * 86_400.0  # how long replaced route records stay, for people who ask what happened
+GRACE_S: Final = 10
+MAX_BODY: Final = 64 * 1024
+BACKLOG: Final = 512
+
+log = structlog.get_logger()
+
+FLEET_HINT: Final = "fleet"  # the name under which the route-hint key is derived
+
+
+@dataclass(frozen=True)
+class Services:
+    """Everything that handlers need and that runs behind them, composed once by `compose`."""
+
+    engine: AsyncEngine
+    signals: Signals
+    route_log: RouteLog
+    cells: Cells
+    tenancy: Tenancy
+    moves: Moves
+    runner: MoveRunner
+    finder: WorkspaceFinder
+    metrics: FleetMetrics
+
+
+def compose(
+    engine: AsyncEngine,
+    http: httpx.AsyncClient,
+    *,
+    fleet_root: bytes,
+    base_domain: str,
+    mailer: Mailer,
+    clock: Callable[[], float],
+    rng: random.Random,
+    on_boundary: Boundary = unobserved,
+) -> Services:
+    """Wire the services. ``clock`` is monotonic seconds; ``on_boundary`` is told of every committed state of a move."""
+    registry = CollectorRegistry()
+    signals = Signals()
+    route_log = RouteLog(engine, signals, clock)
+    client = CellClient(http, fleet_root)
+    tenancy = Tenancy(
+        engine,
+        client,
+        route_log,
+        base_domain=base_domain,
+        email_key=derive(fleet_root, Purpose.EMAIL, "owners"),
+        rng=rng,
+    )
+    hint_key = derive(fleet_root, Purpose.ROUTE_HINT, FLEET_HINT)
+    mover = Mover(engine, route_log, client, hint_key, MoveMetrics(registry), on_boundary=on_boundary)
+    return Services(
+        engine,
+        signals,
+        route_log,
+        Cells(engine),
+        tenancy,
+        Moves(engine, client),
+        MoveRunner(engine, signals, mover),
+        WorkspaceFinder(tenancy, mailer, base_domain, clock),
+        FleetMetrics(engine, registry),
+    )
+
+
+def create_app(services: Services, fleet_root: bytes) -> Litestar:
+    """The API for operators, agents and routers."""
+    handlers: list[ControllerRouterHandler] = [
+        api.router,
+        routes_api.router,
+        moves_api.moves_router,
+        metrics_handler(services.metrics),
+        *health_handlers(services.engine),
+    ]
+    return _litestar(services, Router("/", route_handlers=handlers, guards=[api_guard(services.engine, fleet_root)]))
+
+
+def create_front_door(services: Services, key: bytes) -> Litestar:
+    """The public API behind the router."""
+    handlers: list[ControllerRouterHandler] = [frontdoor.router, *health_handlers(services.engine)]
+    return _litestar(services, Router("/", route_handlers=handlers, guards=[front_door_guard(key)]))
+
+
+def _litestar(services: Services, root: Router) -> Litestar:
+    provided = {
+        "engine": services.engine,
+        "route_log": services.route_log,
+        "fleet_cells": services.cells,
+        "tenancy": services.tenancy,
+        "moves": services.moves,
+        "finder": services.finder,
+    }
+    return Litestar(
+        [root],
+        dependencies={name: Provide(_constant(value), sync_to_thread=False) for name, value in provided.items()}
+        | {"actor": Provide(provide_actor, sync_to_thread=False)},
+        exception_handlers=EXCEPTION_HANDLERS,
+        openapi_config=None,  # its pages would be open to everybody
+        request_max_body_size=MAX_BODY,
+        logging_config=None,
+    )
+
+
+def _constant(value: object) -> Callable[[], object]:
+    def provide() -> object:
+        return value
+
+    return provide
+
+
+class _Server(uvicorn.Server):
+    """uvicorn without its signal handlers: `serve` stops both listeners together."""
+
+    @contextlib.contextmanager
+    def capture_signals(self) -> Generator[None, None, None]:
+        yield
+
+
+def bind(address: str) -> socket.socket:
+    """A listening socket, or `SettingsError` where the address cannot be had."""
+    host, port = routes.split_address(address)
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    listener = socket.socket(family, socket.SOCK_STREAM)
+    try:
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        listener.bind((host, port))
+        listener.listen(BACKLOG)
+    except OSError as e:
+        listener.close()
+        raise SettingsError(f"cannot listen on {address}: {e.strerror or e}") from None
+    listener.setblocking(False)
+    return listener
+
+
+async def serve(settings: Settings, *, on_boundary: Boundary = unobserved) -> None:
+    """Run until SIGTERM or SIGINT. `SettingsError` where an address cannot be had."""
+    loop = asyncio.get_running_loop()
+    with contextlib.ExitStack() as unless_served:
+        sockets = [unless_served.enter_context(bind(a)) for a in (settings.listen, settings.front_door_listen)]
+        engine = settings.engine()
+        limits = httpx.Limits(max_connections=200, max_keepalive_connections=50)
+        async with httpx.AsyncClient(limits=limits, trust_env=False) as http:
+            services = compose(
+                engine,
+                http,
+                fleet_root=settings.fleet_key(),
+                base_domain=settings.base_domain,
+                mailer=FileMailer(settings.mail_dir) if settings.mail_dir else NoMail(),
+                clock=loop.time,
+                rng=random.SystemRandom(),
+                on_boundary=on_boundary,
+            )
+            apps = (
+                create_app(services, settings.fleet_key()),
+                create_front_door(services, settings.envelope_key()),
+            )
+            background = _background(services, settings.plain_dsn())
+            try:
+                await _listen(apps, sockets, services)
+            finally:
+                for task in background:
+                    task.cancel()
+                await asyncio.gather(*background, return_exceptions=True)
+                await services.tenancy.drain()
+                await services.finder.drain()
+        await engine.dispose()
+    log.info("control_plane_stopped")
+
+
+async def _listen(apps: tuple[Litestar, ...], sockets: list[socket.socket], services: Services) -> None:
+    servers = [_Server(_uvicorn(app)) for app in apps]
+
+    def stop() -> None:
+        services.signals.close()
+        for server in servers:
+            server.should_exit = True
+
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, stop)
+    log.info("control_plane_started", listeners=[":".join(map(str, s.getsockname()[:2])) for s in sockets])
+    try:
+        await asyncio.gather(*(server.serve([s]) for server, s in zip(servers, sockets, strict=True)))
+    finally:
+        for number in (signal.SIGTERM, signal.SIGINT):
+            loop.remove_signal_handler(number)
+
+
+def _uvicorn(app: Litestar) -> uvicorn.Config:
+    return uvicorn.Config(
+        app,
+        http="httptools",
+        ws="none",
+        lifespan="off",
+        log_config=None,
+        access_log=False,
+        proxy_headers=False,
+        server_header=False,
+        timeout_keep_alive=75,
+        timeout_graceful_shutdown=GRACE_S,
+    )
+
+
+def _background(services: Services, dsn: str) -> list[asyncio.Task[None]]:
+    async def lead(term: int) -> None:
+        async with asyncio.TaskGroup() as group:
+            group.create_task(services.runner.run(term))
+            group.create_task(_forever("housekeeping_failed", lambda: _keep_house(services)))
+
+    leader = Leader(dsn, socket.gethostname())
+    return [
+        asyncio.create_task(_forever("notices_failed", lambda: services.signals.run(dsn))),
+        asyncio.create_task(_forever("leadership_failed", lambda: leader.run(lead))),
+    ]
+
+
+async def _forever(event: str, work: Callable[[], Awaitable[None]]) -> None:
+    while True:
+        try:
+            await work()
+        except Exception:
+            log.exception(event)
+        await asyncio.sleep(1.0)
+
+
+async def _keep_house(services: Services) -> None:
+    while True:
+        await services.tenancy.sweep()
+        async with services.engine.begin() as conn:
+            await forget_superseded(conn, KEEP_SUPERSEDED_S)
+        await asyncio.sleep(SWEEP_S)
