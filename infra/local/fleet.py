@@ -101,11 +101,12 @@ class Fleet:
         if not self.folder.lock.exists():
             return
         async with self._locked():
+            self._runner = None
             try:
-                self.attach()
+                if (state := self.folder.load()) is not None:
+                    self._adopt(state)
             except LocalFleetError as e:
                 self._say(str(e))
-                self._runner = None
             await self._stop_everything(keep=keep)
 
     def attach(self) -> None:
@@ -276,9 +277,10 @@ class Fleet:
         if not runner.is_alive(CONTROL_PLANE):
             await self._ensure_database()
             await runner.once(f"{CONTROL_PLANE}-migrate", plan.control_plane(f"{CONTROL_PLANE}-migrate", "migrate"))
-            await together(self._operator_key(), *map(self._router_key, self.spec.router_names))
+            await self._operator_key()
         if await runner.ensure_service(CONTROL_PLANE):
             self._say(f"control plane: answers on {plan.at(CONTROL_PLANE)} ({time.monotonic() - began:.1f} s)")
+        await self._router_keys()
 
     async def _ensure_database(self) -> None:
         """The control plane's own role and database, made once."""
@@ -293,26 +295,35 @@ class Fleet:
             await connection.close()
 
     async def _operator_key(self) -> None:
-        if not self.state.operator_key:
-            self.state.operator_key = await self._new_key("local-operator", "admin")
-
-    async def _router_key(self, router: str) -> None:
-        if router not in self.state.router_keys:
-            self.state.router_keys[router] = await self._new_key(router, "router")
-
-    async def _new_key(self, name: str, role: str) -> str:
-        """An API key of the control plane, made by its own command."""
-        label = f"{CONTROL_PLANE}-key-{name}"
+        """The first API key, made by the control plane's own command because no other key can ask for it."""
+        if self.state.operator_key:
+            return
+        label = f"{CONTROL_PLANE}-key"
         answer = self.folder.path / f"{label}.out"
-        command = self.plan.control_plane(label, "create-key", "--name", name, "--role", role)
+        command = self.plan.control_plane(label, "create-key", "--name", "local-operator", "--role", "admin")
         try:
             await self.runner.once(label, replace(command, stdout=answer))
             found = _KEY.search(answer.read_text())
         finally:
             answer.unlink(missing_ok=True)
         if found is None:
-            raise StartFailedError(f"create-key for {name} printed no key; see {command.log}")
-        return found[0]
+            raise StartFailedError(f"create-key printed no key; see {command.log}")
+        self.state.operator_key = found[0]
+        self.runner.save()
+
+    async def _router_keys(self) -> None:
+        async with self._operator() as client:
+            for router in self.spec.router_names:
+                if router not in self.state.router_keys:
+                    answer = await client.post("/v1/keys", json={"name": router, "role": "router"})
+                    if answer.is_error:
+                        raise StartFailedError(f"the control plane gave no key to {router}: {answer.text}")
+                    self.state.router_keys[router] = answer.json()["key"]
+                    self.runner.save()
+
+    def _operator(self) -> httpx.AsyncClient:
+        headers = {"Authorization": f"Bearer {self.state.operator_key}"}
+        return httpx.AsyncClient(base_url=self.control_plane.url, headers=headers, trust_env=False)
 
     async def _cell(self, cell: LocalCellSpec) -> None:
         began = time.monotonic()
@@ -335,8 +346,7 @@ class Fleet:
         """Wait until the control plane knows every cell as healthy: only then can a tenant sign up."""
         missing = {cell.name for cell in self.spec.cells}
         until = time.monotonic() + REGISTERED_S
-        headers = {"Authorization": f"Bearer {self.state.operator_key}"}
-        async with httpx.AsyncClient(base_url=self.control_plane.url, headers=headers, trust_env=False) as client:
+        async with self._operator() as client:
             while missing:
                 with contextlib.suppress(httpx.TransportError):
                     answer = await client.get("/v1/cells")

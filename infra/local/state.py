@@ -117,7 +117,7 @@ class Folder:
         try:
             state = msgspec.json.decode(raw, type=State)
         except msgspec.DecodeError as e:
-            raise LocalFleetError(f"{self.file} cannot be read ({e}); `down` stops what it finds and removes it") from e
+            raise LocalFleetError(f"{self.file} cannot be read ({e})") from e
         if state.version != VERSION:
             raise LocalFleetError(f"{self.file} has version {state.version}, this program writes {VERSION}; run `down`")
         return state

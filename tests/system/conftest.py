@@ -1,0 +1,43 @@
+"""A real fleet for system tests: one a session, every process, port and file of it gone at the end."""
+
+import os
+import shutil
+import tempfile
+from collections.abc import AsyncIterator, Iterator
+from pathlib import Path
+
+import pytest
+import pytest_asyncio
+
+from infra.local.fleet import Fleet
+from infra.local.spec import FleetSpec
+from tests.system.leftovers import Snapshot
+from tests.system.product import Product
+
+
+@pytest.fixture(scope="session")
+def system_folder() -> Iterator[Path]:
+    """A folder that an unprivileged database account can reach, unlike pytest's own."""
+    folder = Path(tempfile.mkdtemp(prefix="cellwall-system-"))
+    folder.chmod(0o711)
+    yield folder
+    shutil.rmtree(folder)
+
+
+@pytest_asyncio.fixture(scope="session", loop_scope="session")
+async def fleet(system_folder: Path) -> AsyncIterator[Fleet]:
+    """The fleet: two routers of two workers, two cells of two shards. A test puts back whatever it broke."""
+    lines: list[str] = []
+    async with Fleet.start(FleetSpec(), system_folder / "fleet", lines.append) as running:
+        snapshot = Snapshot.of(running)
+        yield running
+        if keep := os.environ.get("CELLWALL_TEST_KEEP_LOGS"):
+            shutil.copytree(running.folder.logs, keep, dirs_exist_ok=True)
+    assert snapshot.left() == []
+
+
+@pytest_asyncio.fixture(loop_scope="function")
+async def product(fleet: Fleet) -> AsyncIterator[Product]:
+    """A client of the product, through the routers."""
+    async with Product.at(fleet) as client:
+        yield client
