@@ -1,0 +1,222 @@
+"""Two small cells that keep the rules of contracts/transfer.py in memory, behind an httpx transport.
+
+Real in what moves depend on: fences, states, epochs, conditional abort and activate. Faults are part of it: a cell can
+be down, an answer can be lost after the command took effect, and every command can be delivered again, late.
+"""
+
+import hashlib
+from collections.abc import AsyncIterator, Callable
+from dataclasses import dataclass, field
+
+import httpx
+import msgspec
+
+from contracts import problems, transfer
+from contracts.keys import Purpose, bearer
+from contracts.problems import Problem
+from contracts.transfer import Fence
+
+FLEET_ROOT = bytes(range(32))
+SCHEMA = "0007"
+
+
+class Refused(Exception):
+    """A problem answer."""
+
+    def __init__(self, problem: Problem, detail: str = "") -> None:
+        super().__init__(problem.slug)
+        self.problem = problem
+        self.detail = detail
+
+
+class Killed(BaseException):
+    """The process that commands died at this point."""
+
+
+@dataclass
+class Row:
+    """The fence row and the tenant's rows."""
+
+    state: str = "none"
+    epoch: int = 0
+    min_epoch: int = 0
+    fence: Fence = field(default_factory=lambda: Fence(0, 0))
+    hint: str = ""
+    rows: list[bytes] = field(default_factory=list)
+
+
+@dataclass(frozen=True)
+class Sent:
+    """One command as it went over the wire, to be delivered again."""
+
+    cell: str
+    tenant: str
+    command: str
+    fence: Fence
+    body: bytes
+
+
+class FakeCell:
+    """One cell."""
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+        self.schema = SCHEMA
+        self.tenants: dict[str, Row] = {}
+        self.down = False
+        self.lose_answer_of: set[str] = set()  # the command takes effect, its answer is lost; once each
+        self.kill_after: str | None = None  # the commander dies once this command took effect
+        self.refuse: dict[str, Problem] = {}
+        self.corrupt_imports = False
+
+    def active(self, tenant: str) -> bool:
+        """Would serve it."""
+        return tenant in self.tenants and self.tenants[tenant].state == "active"
+
+    def apply(self, tenant: str, command: str, fence: Fence, body: bytes) -> msgspec.Struct | list[bytes]:
+        """Carry a command out, or `Refused`. The fence is kept even where the state refuses."""
+        row = self.tenants.setdefault(tenant, Row())
+        if (fence.term, fence.seq) < (row.fence.term, row.fence.seq):
+            raise Refused(problems.FENCED)
+        row.fence = fence
+        if command in self.refuse:
+            raise Refused(self.refuse[command])
+        step: Callable[[Row, bytes], msgspec.Struct | list[bytes] | None] = getattr(self, f"_{command}")
+        answer = step(row, body)
+        return answer if answer is not None else self.status(tenant)
+
+    def status(self, tenant: str) -> transfer.TenantStatus:
+        """The fence row on the wire."""
+        row = self.tenants[tenant]
+        state = "gone" if row.state == "none" else row.state
+        return transfer.TenantStatus(
+            tenant, state, row.epoch, "shard-1", row.fence.move, row.fence.term, row.fence.seq, len(row.rows)
+        )
+
+    def _need(self, row: Row, *states: str) -> None:
+        if row.state not in states:
+            raise Refused(problems.WRONG_STATE, row.state)
+
+    def _prepare(self, row: Row, body: bytes) -> None:
+        command = msgspec.json.decode(body, type=transfer.Prepare)
+        self._need(row, "none", "gone", "aborted", "importing")
+        if command.min_epoch < row.min_epoch:
+            raise Refused(problems.WRONG_STATE, "the epoch was given up")
+        row.state, row.min_epoch, row.rows = "importing", command.min_epoch, []
+
+    def _freeze(self, row: Row, _body: bytes) -> transfer.Frozen:
+        self._need(row, "active", "frozen")
+        row.state = "frozen"
+        return transfer.Frozen(row.epoch, 0.0, 0)
+
+    def _export(self, row: Row, _body: bytes) -> list[bytes]:
+        self._need(row, "frozen")
+        return list(row.rows)
+
+    def _import(self, row: Row, body: bytes) -> transfer.Imported:
+        self._need(row, "importing")
+        row.rows = [line for line in body.split(b"\n") if line]
+        if self.corrupt_imports:
+            row.rows = row.rows[:-1]
+        return transfer.Imported(1, len(row.rows), len(body))
+
+    def _checksum(self, row: Row, _body: bytes) -> transfer.Checksum:
+        self._need(row, "frozen", "importing")
+        digest = hashlib.sha256(b"\n".join(sorted(row.rows))).hexdigest()
+        return transfer.Checksum({"product.orders": (len(row.rows), digest)})
+
+    def _activate(self, row: Row, body: bytes) -> None:
+        epoch = msgspec.json.decode(body, type=transfer.Activate).epoch
+        if row.state == "active" and row.epoch == epoch:
+            return
+        self._need(row, "importing")
+        if epoch < row.min_epoch:
+            raise Refused(problems.WRONG_STATE, "below the epoch that was given up")
+        row.state, row.epoch = "active", epoch
+
+    def _restore(self, row: Row, body: bytes) -> None:
+        epoch = msgspec.json.decode(body, type=transfer.Restore).epoch
+        if row.state == "active" and row.epoch == epoch:
+            return
+        self._need(row, "frozen")
+        row.state, row.epoch = "active", epoch
+
+    def _release(self, row: Row, body: bytes) -> None:
+        self._need(row, "frozen", "moved")
+        row.state, row.hint = "moved", msgspec.json.decode(body, type=transfer.Release).hint
+
+    def _abort(self, row: Row, body: bytes) -> None:
+        self._need(row, "none", "importing", "aborted", "gone")
+        epoch = msgspec.json.decode(body, type=transfer.Abort).min_epoch
+        row.state, row.rows, row.min_epoch = "aborted", [], max(row.min_epoch, epoch)
+
+    def _purge(self, row: Row, _body: bytes) -> None:
+        self._need(row, "moved", "aborted", "gone")
+        row.state, row.rows = "gone", []
+
+
+class _Pieces(httpx.AsyncByteStream):
+    def __init__(self, rows: list[bytes]) -> None:
+        self._rows = rows
+
+    async def __aiter__(self) -> AsyncIterator[bytes]:
+        for row in self._rows:
+            yield row + b"\n"
+
+
+class FakeFleet(httpx.AsyncBaseTransport):
+    """Cells by internal address ``NAME.test:1``. ``sent`` has every command that reached a cell, in order."""
+
+    def __init__(self, *names: str) -> None:
+        self.cells = {name: FakeCell(name) for name in names}
+        self.sent: list[Sent] = []
+
+    async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
+        cell = self.cells[request.url.host.removesuffix(".test")]
+        if cell.down:
+            raise httpx.ConnectError("connection refused", request=request)
+        assert request.headers["authorization"] == f"Bearer {bearer(FLEET_ROOT, Purpose.TRANSFER, cell.name)}"
+        try:
+            return await self._answer(cell, request)
+        except Refused as e:
+            return httpx.Response(e.problem.status, content=e.problem.body(e.detail))
+
+    async def _answer(self, cell: FakeCell, request: httpx.Request) -> httpx.Response:
+        parts = request.url.path.removeprefix("/transfer/v1/").split("/")
+        if parts == ["cell"]:
+            return _json(transfer.CellInfo(cell.name, cell.schema, ("shard-1",)))
+        if request.method == "GET" and len(parts) == 1:
+            return _json([cell.status(tenant) for tenant, row in cell.tenants.items() if row.state != "none"])
+        if request.method == "GET":
+            if parts[1] not in cell.tenants or cell.tenants[parts[1]].state == "none":
+                raise Refused(problems.NOT_FOUND)
+            return _json(cell.status(parts[1]))
+        body = b"".join([piece async for piece in request.stream])  # type: ignore[union-attr]
+        sent = Sent(cell.name, parts[1], parts[2], Fence.parse(request.headers["move-fence"]), body)
+        self.sent.append(sent)
+        answer = cell.apply(sent.tenant, sent.command, sent.fence, sent.body)
+        if cell.kill_after == sent.command:
+            cell.kill_after = None
+            raise Killed(sent.command)
+        if sent.command in cell.lose_answer_of:
+            cell.lose_answer_of.remove(sent.command)
+            raise httpx.ReadTimeout("the answer was lost", request=request)
+        if isinstance(answer, list):
+            return httpx.Response(200, stream=_Pieces(answer))
+        return _json(answer)
+
+    def deliver_again(self, sent: Sent) -> str:
+        """A late duplicate of a command arrives; how the cell answered it."""
+        try:
+            self.cells[sent.cell].apply(sent.tenant, sent.command, sent.fence, sent.body)
+        except Refused as e:
+            return e.problem.slug
+        return "ok"
+
+    def owners(self, tenant: str) -> list[tuple[str, int]]:
+        """Every cell that would serve the tenant, with the epoch."""
+        return [(name, c.tenants[tenant].epoch) for name, c in self.cells.items() if c.active(tenant)]
+
+
+def _json(value: object) -> httpx.Response:
+    return httpx.Response(200, content=msgspec.json.encode(value))

@@ -1,0 +1,156 @@
+"""What the mover's tests share: the control plane's real database, fake cells, a tenant, and movers that can be killed.
+
+Import the fixtures ``control_plane_dsn`` and ``world`` into a test module to use them.
+"""
+
+import itertools
+import secrets
+from collections.abc import AsyncIterator, Awaitable, Callable
+from time import monotonic
+
+import httpx
+import pytest_asyncio
+import sqlalchemy as sa
+from fake_cell import FLEET_ROOT, SCHEMA, FakeFleet, Row
+from prometheus_client import CollectorRegistry
+from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
+
+from contracts import routes
+from contracts.ids import tenant_of
+from control_plane import move_store
+from control_plane.auth import Actor
+from control_plane.cell_client import CellClient
+from control_plane.models import Tenant, cells, route_log, tenants
+from control_plane.move import Budgets
+from control_plane.move_metrics import MoveMetrics
+from control_plane.move_service import Moves
+from control_plane.move_store import Move
+from control_plane.mover import Mover, Tuning, unobserved
+from control_plane.reconciler import Reconciler
+from control_plane.routes import RouteLog, publish, route_of
+from control_plane.schema import upgrade
+from control_plane.seed import seed
+from control_plane.signals import Signals
+
+HINT_KEY = b"h" * 32
+OPERATOR = Actor("key:test", "operator")
+ROWS = [f"order {n}".encode() for n in range(50)]
+SOURCE, TARGET = "cell-1", "cell-2"
+
+_numbers = itertools.count(10**9)
+
+
+def engine_for(dsn: str) -> AsyncEngine:
+    return create_async_engine(sa.make_url(dsn).set(drivername="postgresql+asyncpg"))
+
+
+@pytest_asyncio.fixture(scope="session", loop_scope="session")
+async def control_plane_dsn(postgres: object) -> str:
+    """A migrated control-plane database with two cells."""
+    dsn: str = await postgres.create_database(f"mover_{secrets.token_hex(4)}")  # type: ignore[attr-defined]
+    engine = engine_for(dsn)
+    await upgrade(engine)
+    await seed(engine)
+    async with engine.begin() as conn:
+        for name in (SOURCE, TARGET):
+            await conn.execute(
+                cells.insert().values(
+                    name=name, region="local", tier="shared", capacity=1000, address=f"{name}.test:2",
+                    internal_address=f"{name}.test:1", schema_revision=SCHEMA, version="1", shards=["shard-1"],
+                    ready=True, last_seen=sa.func.clock_timestamp(),
+                )
+            )  # fmt: skip
+    await engine.dispose()
+    return dsn
+
+
+class World:
+    """One tenant in `SOURCE`, two cells, one control-plane database; as many movers as a test likes."""
+
+    def __init__(self, dsn: str) -> None:
+        self.dsn = dsn
+        self.engine = engine_for(dsn)
+        self.fleet = FakeFleet(SOURCE, TARGET)
+        self.source, self.target = self.fleet.cells[SOURCE], self.fleet.cells[TARGET]
+        self.http = httpx.AsyncClient(transport=self.fleet)
+        self.client = CellClient(self.http, FLEET_ROOT)
+        self.signals = Signals()
+        self.route_log = RouteLog(self.engine, self.signals, monotonic)
+        self.moves = Moves(self.engine, self.client)
+        self.metrics = CollectorRegistry()
+        self.number = next(_numbers)
+        self.id = tenant_of(self.number)
+        self.slug = f"tenant-{self.number}"
+
+    async def begin(self) -> None:
+        self.source.tenants[self.id] = Row("active", 1, rows=list(ROWS))
+        async with self.engine.begin() as conn:
+            insert = tenants.insert().values(
+                number=self.number, slug=self.slug, name="A tenant", cell=SOURCE, state="active", plan="free",
+                region="local", hosts=[f"{self.slug}.example.test"], email_digest=b"",
+            )  # fmt: skip
+            row = (await conn.execute(insert.returning(tenants))).one()
+            await publish(conn, [route_of(Tenant.of(row), "active")])
+
+    async def end(self) -> None:
+        await self.http.aclose()
+        await self.engine.dispose()
+
+    def mover(
+        self,
+        on_boundary: Callable[[str], Awaitable[None]] = unobserved,
+        budgets: Budgets | None = None,
+        sleep: Callable[[float], Awaitable[None]] | None = None,
+    ) -> Mover:
+        async def at_once(_s: float) -> None:
+            return None
+
+        return Mover(
+            self.engine, self.route_log, self.client, HINT_KEY, MoveMetrics(CollectorRegistry()),
+            budgets=budgets or Budgets(), tuning=Tuning(routers_s=0.01, soft_ms=10, hard_ms=50),
+            on_boundary=on_boundary, sleep=sleep or at_once,
+        )  # fmt: skip
+
+    def reconciler(self) -> Reconciler:
+        return Reconciler(self.engine, self.client, HINT_KEY)
+
+    async def start(self, to: str = TARGET) -> str:
+        return (await self.moves.start(self.slug, to, OPERATOR)).move.id
+
+    async def move(self, move_id: str) -> Move:
+        return (await self.moves.one(move_id)).move
+
+    async def tenant(self) -> Tenant:
+        async with self.engine.connect() as conn:
+            return Tenant.of((await conn.execute(sa.select(tenants).where(tenants.c.number == self.number))).one())
+
+    async def published(self) -> list[routes.Route]:
+        """Every route of the tenant that was ever published, oldest first."""
+        query = sa.select(route_log.c.record).where(route_log.c.subject == f"tenant:{self.id}")
+        async with self.engine.connect() as conn:
+            lines = (await conn.execute(query.order_by(route_log.c.revision))).scalars().all()
+        return [r for r in map(routes.decode_line, (line.encode() for line in lines)) if isinstance(r, routes.Route)]
+
+    async def state_of_leader(self) -> int:
+        async with self.engine.connect() as conn:
+            return int((await conn.execute(sa.select(move_store.leader.c.term))).scalar_one())
+
+    async def assert_settled(self, home: str) -> None:
+        """One owner, which is where the control plane and the newest route say, and nothing left elsewhere."""
+        tenant = await self.tenant()
+        route = (await self.published())[-1]
+        assert self.fleet.owners(self.id) == [(home, tenant.epoch)]
+        assert (route.cell, route.epoch, route.state) == (home, tenant.epoch, "active")
+        assert (tenant.cell, tenant.move_id, tenant.move_target) == (home, None, None)
+        assert self.fleet.cells[home].tenants[self.id].rows == ROWS
+        for name, cell in self.fleet.cells.items():
+            left = cell.tenants.get(self.id)
+            assert name == home or left is None or (left.state in ("gone", "aborted") and not left.rows)
+
+
+@pytest_asyncio.fixture
+async def world(control_plane_dsn: str) -> AsyncIterator[World]:
+    made = World(control_plane_dsn)
+    await made.begin()
+    yield made
+    await made.end()
