@@ -9,7 +9,7 @@ from typing import NoReturn
 import structlog
 from pydantic import ValidationError
 
-from router.settings import ENV_PREFIX, Settings, SettingsError
+from router.settings import ENV_PREFIX, SECRETS, Settings, SettingsError
 
 EXIT_SETTINGS = 2
 
@@ -59,8 +59,13 @@ def settings(arguments: list[str]) -> Settings:
         first = e.errors(include_url=False, include_input=False)[0]
         where = str(first["loc"][0]) if first["loc"] else ""
         reason = first["msg"].removeprefix("Value error, ")
-        flag = f"--{where.replace('_', '-')} ({ENV_PREFIX}{where.upper()}): " if where else ""
-        raise SettingsError(f"{flag}{reason}") from None
+        raise SettingsError(f"{_called(where)}: {reason}" if where else reason) from None
+
+
+def _called(name: str) -> str:
+    """How the operator gives the setting: secrets have no flag, because a command line can be read by others."""
+    variable = ENV_PREFIX + name.upper()
+    return variable if name in SECRETS else f"--{name.replace('_', '-')} (or {variable})"
 
 
 def configure_logging() -> None:

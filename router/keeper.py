@@ -209,7 +209,8 @@ def run(config: KeeperConfig) -> int:
         book = _first_book(config)
         publisher.show(book)
     except (OSError, ValueError, TableError) as e:
-        os.write(config.ready_fd, f"the routes file {config.routes}: {e}\n".encode())
+        reason = e.strerror if isinstance(e, OSError) else str(e)
+        os.write(config.ready_fd, f"the routes file {config.routes}: {reason}\n".encode())
         return 2
     os.write(config.ready_fd, b"ok\n")
     _log.info("table_shown", tenants=len(book.routes), **_at(book.header()))

@@ -12,6 +12,7 @@ from contracts.routes import split_address
 from router.board import Board
 
 ENV_PREFIX: Final = "CELLWALL_ROUTER_"
+SECRETS: Final = frozenset({"envelope_root", "route_hint_key", "control_plane_token", "admin_token"})
 
 
 class SettingsError(ValueError):
