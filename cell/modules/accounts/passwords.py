@@ -17,7 +17,7 @@ from contracts import problems
 T = TypeVar("T")
 
 THREADS: Final = 2
-WAITING: Final = 32
+WAITING_MAX: Final = 32
 # OWASP's password storage recommendation for argon2id: m = 19 MiB, t = 2, p = 1.
 MEMORY_KIB: Final = 19 * 1024
 PASSES: Final = 2
