@@ -36,6 +36,7 @@ from control_plane.move_metrics import MoveMetrics
 from control_plane.move_runner import MoveRunner
 from control_plane.move_service import Moves
 from control_plane.mover import Boundary, Mover, unobserved
+from control_plane.reconciler import Reconciler
 from control_plane.routes import RouteLog, forget_superseded
 from control_plane.settings import Settings, SettingsError
 from control_plane.signals import Signals
@@ -64,6 +65,7 @@ class Services:
     tenancy: Tenancy
     moves: Moves
     runner: MoveRunner
+    reconciler: Reconciler
     finder: WorkspaceFinder
     metrics: FleetMetrics
 
@@ -84,6 +86,7 @@ def compose(
     signals = Signals()
     route_log = RouteLog(engine, signals, clock)
     client = CellClient(http, fleet_root)
+    hint_key = derive(fleet_root, Purpose.ROUTE_HINT, FLEET_HINT)
     tenancy = Tenancy(
         engine,
         client,
@@ -92,7 +95,6 @@ def compose(
         email_key=derive(fleet_root, Purpose.EMAIL, "owners"),
         rng=rng,
     )
-    hint_key = derive(fleet_root, Purpose.ROUTE_HINT, FLEET_HINT)
     mover = Mover(engine, route_log, client, hint_key, MoveMetrics(registry), on_boundary=on_boundary)
     return Services(
         engine,
@@ -102,6 +104,7 @@ def compose(
         tenancy,
         Moves(engine, client),
         MoveRunner(engine, signals, mover),
+        Reconciler(engine, client, hint_key),
         WorkspaceFinder(tenancy, mailer, base_domain, clock),
         FleetMetrics(engine, registry),
     )
@@ -249,6 +252,7 @@ def _background(services: Services, dsn: str) -> list[asyncio.Task[None]]:
     async def lead(term: int) -> None:
         async with asyncio.TaskGroup() as group:
             group.create_task(services.runner.run(term))
+            group.create_task(services.reconciler.run(term))
             group.create_task(_forever("housekeeping_failed", lambda: _keep_house(services)))
 
     leader = Leader(dsn, socket.gethostname())

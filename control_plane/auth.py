@@ -77,7 +77,11 @@ def api_guard(engine: AsyncEngine, fleet_root: bytes) -> Guard:
             raise ProblemError(INTERNAL, f"{handler} declares the unknown access {access!r}")
         actor = await _key_holder(engine, connection.headers.get("authorization", ""))
         if actor.role not in allowed:
-            raise ProblemError(FORBIDDEN, f"This needs the role {access}; the key has the role {actor.role}.")
+            raise ProblemError(
+                FORBIDDEN,
+                f"This needs the role {access}; the key has the role {actor.role}.",
+                advice="Use a key of that role: python -m control_plane create-key.",
+            )
         connection.state.actor = actor
 
     return guard

@@ -10,15 +10,13 @@ import sqlalchemy as sa
 from sqlalchemy.ext.asyncio import AsyncEngine
 
 from contracts import ids, transfer
-from control_plane.cell_client import CellAddress, CellClient, CellRefusedError
+from control_plane.cell_client import CellAddress, CellClient
 from control_plane.models import Tenant, cells
 from control_plane.routes import next_fence
 
 SOFT_MS: Final = 500
 HARD_MS: Final = 2_000
 STEPS: Final = 8  # active -> frozen -> moved -> gone takes three; a concurrent eraser may cost some
-
-_GONE: Final = "gone"
 
 
 class EraseError(Exception):
@@ -33,38 +31,35 @@ class Eraser:
         self._client = client
 
     async def erase(self, tenant: Tenant) -> None:
-        """Returns once the cell confirmed that no row is left; `CellError` or `EraseError` where it did not."""
+        """Returns once the cell confirmed a purge; `CellError` or `EraseError` where it did not.
+
+        Also where the cell knows nothing, or has nothing left: a ``provision`` may still be under way there, and only
+        a command with a higher fence keeps it from taking effect.
+        """
         name = ids.tenant_of(tenant.number)
         cell = await self._address(tenant.cell)
         for _ in range(STEPS):
             status = await self._client.status(cell, name)
-            if status is not None and status.state == _GONE:
-                return
-            if not await self._step(cell, tenant, status.state if status else None):
+            if await self._step(cell, tenant, status.state if status else None):
                 return
         raise EraseError(f"{cell.name} did not let go of {name} in {STEPS} steps")
 
     async def _step(self, cell: CellAddress, tenant: Tenant, state: transfer.TenantState | None) -> bool:
-        """One command towards ``gone``. False where the cell knows nothing of the tenant and cannot be told to."""
+        """One command towards ``gone``; true when it was the last."""
         name = ids.tenant_of(tenant.number)
         async with self._engine.begin() as conn:
             fence = await next_fence(conn, tenant.number, 1, f"erase-{tenant.number}")
         match state:
             case None | "importing":
-                # Also where the cell knows nothing yet: a provision that is still under way must not land later.
-                try:
-                    await self._client.abort(cell, name, fence, tenant.epoch_high + 1)
-                except CellRefusedError:
-                    if state is None:
-                        return False
-                    raise
+                await self._client.abort(cell, name, fence, tenant.epoch_high + 1)
             case "active":
                 await self._client.freeze(cell, name, fence, transfer.Freeze(SOFT_MS, HARD_MS))
             case "frozen":
-                await self._client.release(cell, name, fence, "")
+                await self._client.release(cell, name, fence, "")  # there is no new home to point to
             case _:
                 await self._client.purge(cell, name, fence)
-        return True
+                return True
+        return False
 
     async def _address(self, name: str) -> CellAddress:
         async with self._engine.connect() as conn:

@@ -20,7 +20,7 @@ MAX_REVISION = 2**62
 @get("/routes", opt={"access": "router"})
 async def poll_routes(
     route_log: RouteLog,
-    router: Annotated[str, Parameter(min_length=1, max_length=100)] = "",
+    router: Annotated[str | None, Parameter(min_length=1, max_length=100)] = None,
     log: Annotated[str | None, Parameter(max_length=100)] = None,
     after: Annotated[int | None, Parameter(ge=0, le=MAX_REVISION)] = None,
     applied: Annotated[int | None, Parameter(ge=0, le=MAX_REVISION)] = None,
