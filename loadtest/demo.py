@@ -39,8 +39,10 @@ from loadtest.schedule import Traffic, schedule
 from loadtest.show import Teller
 from loadtest.tenants import Cast, sign_up
 from loadtest.wire import ExchangeError, Pool
+from loadtest.workload import Account
 
 INTERRUPTED = 130
+MISUSED = 2
 DETAIL_EVERY_S = 0.5
 CONNECTIONS = 8  # to each router: its workers share them
 
@@ -55,6 +57,7 @@ class Options:
     seed: int
     keep: bool
     folder: Path
+    shops: str = "shop"  # what the tenants' slugs begin with
 
 
 class Demo:
@@ -65,16 +68,16 @@ class Demo:
         self._options = options
         self._teller = teller
         self._stack = stack
-        self._run = f"demo-{options.seed}"
+        self._run = f"{options.shops}-{options.seed}"
         self._control_plane = ControlPlane(fleet.control_plane.url, fleet.control_plane.operator_key)
         stack.push_async_callback(self._control_plane.aclose)
         self._shards = {cell.name: cell.shards for cell in fleet.cells.values()}
 
     async def run(self) -> Outcome:
         """Everything, in order."""
-        cast, scratch = await self._sign_up()
-        verdict = await self._negative_control(scratch)
-        record, happened = await self._traffic(cast)
+        cast, scratch = await self.sign_up()
+        verdict = await self.negative_control(scratch)
+        record, happened = await self.traffic(cast)
         with self._teller.step("reading the books: every shard of every cell, past the product"):
             written = [*cast.first_orders, *record.acknowledged]
             homes = await self._control_plane.homes()
@@ -84,26 +87,32 @@ class Demo:
             self._teller.verdict(audit.balanced, line)
         busiest = cast.accounts[0]
         outcome = Outcome(self._options.seconds, record, audit, verdict, happened, busiest.tenant, busiest.slug)
+        self._tell(outcome, busiest)
+        return outcome
+
+    def _tell(self, outcome: Outcome, account: Account) -> None:
         self._teller.table("What happened", outcome.lines())
         if outcome.failures:
             self._teller.lines("Failed requests that the demo did not cause", outcome.examples())
-        for heading, lines in evidence(self._fleet, cast.accounts[0], happened.move):
+        for heading, lines in evidence(self._fleet, account, outcome.happened.move):
             self._teller.lines(heading, lines)
-        return outcome
 
-    async def _sign_up(self) -> tuple[Cast, Cast]:
+    async def sign_up(self) -> tuple[Cast, Cast]:
+        """The tenants, and a scratch one for the negative control."""
         count = self._options.tenants
         routers = [Product(url) for url in self._fleet.router_urls]
         for router in routers:
             self._stack.push_async_callback(router.aclose)
         door = self._fleet.spec.front_door_host
-        slugs = [f"shop-{n:02}" for n in range(1, count + 1)]
+        shops = self._options.shops
+        slugs = [f"{shops}-{n:02}" for n in range(1, count + 1)]
         with self._teller.step(f"signing up {count} tenants and a scratch one at the front door, {door}"):
-            everybody = await sign_up(routers, door, [*slugs, "scratch"], self._run)
+            everybody = await sign_up(routers, door, [*slugs, f"{shops}-scratch"], self._run)
         cast = Cast(everybody.accounts[:count], everybody.first_orders[:count])
         return cast, Cast(everybody.accounts[count:], everybody.first_orders[count:])
 
-    async def _negative_control(self, scratch: Cast) -> Verdict:
+    async def negative_control(self, scratch: Cast) -> Verdict:
+        """`LabError` where the books missed the broken fence."""
         root = parse_root(self._fleet.state.envelope_root)
 
         def cell(name: str) -> Pool:
@@ -119,7 +128,8 @@ class Demo:
             raise LabError("books that miss a broken fence prove nothing")
         return verdict
 
-    async def _traffic(self, cast: Cast) -> tuple[Record, Happened]:
+    async def traffic(self, cast: Cast) -> tuple[Record, Happened]:
+        """The measured traffic, and the incidents beside it."""
         options, record = self._options, Record()
         names = self._fleet.spec.router_names
         ports = [split_address(url.removeprefix("http://")) for url in self._fleet.router_urls]
@@ -194,9 +204,12 @@ async def interruptible(options: Options, teller: Teller) -> int:
     except BaseExceptionGroup as group:
         teller.verdict(False, _first_words(group))
         return 1
-    except (LabError, LocalFleetError, ExchangeError, httpx.HTTPError, asyncpg.PostgresError, OSError) as e:
+    except LocalFleetError as e:
+        teller.verdict(False, str(e))
+        return MISUSED if e.misused else 1
+    except (LabError, ExchangeError, httpx.HTTPError, asyncpg.PostgresError, OSError) as e:
         teller.verdict(False, f"{type(e).__name__}: {e}")
-        return INTERRUPTED if interrupted else 1
+        return 1
 
 
 def _first_words(group: BaseExceptionGroup[BaseException]) -> str:
@@ -244,7 +257,7 @@ def main(seconds: float, tenants: int, rate: float, seed: int, keep: bool, state
                 status = asyncio.run(interruptible(options, teller))
         except LocalFleetError as e:
             teller.verdict(False, str(e))
-            status = 2
+            status = MISUSED
     sys.exit(status)
 
 

@@ -13,9 +13,10 @@ QUERY_TIMEOUT_S = 30.0
 
 # The fence row is joined from the same database: a shard that holds rows of a tenant but no fence row serves none.
 ORDERS = """
-SELECT o.tenant_id, o.id::text AS id, coalesce(o.reference, '') AS reference, t.state, coalesce(t.epoch, 0) AS epoch
+SELECT o.tenant_id, o.order_id::text AS id, coalesce(o.reference, '') AS reference,
+       t.state, coalesce(t.epoch, 0) AS epoch
 FROM product.orders AS o LEFT JOIN cellwall.tenants AS t USING (tenant_id)
-ORDER BY o.tenant_id, o.id
+ORDER BY o.tenant_id, o.order_id
 """
 
 

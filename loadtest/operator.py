@@ -12,6 +12,7 @@ import msgspec
 from loadtest.books import Home
 
 POLL_S = 0.05
+PLAN = "business"  # its limits are beyond what one machine can offer: limits are not what is measured
 TIMEOUT_S = 15.0
 ENDED = frozenset({"done", "cancelled", "failed", "rolled_back"})
 AWAY_STATUSES = frozenset({502, 503, 504})
@@ -148,7 +149,7 @@ class Product:
 
     async def sign_up(self, front_door_host: str, slug: str, name: str, password: str) -> SignedUp:
         """A new tenant at the front door."""
-        body = {"slug": slug, "name": name, "email": f"owner@{slug}.example", "password": password}
+        body = {"slug": slug, "name": name, "email": f"owner@{slug}.example", "password": password, "plan": PLAN}
         answer = check(await self._http.post("/v1/signup", json=body, headers={"Host": front_door_host}), 201).json()
         return SignedUp(answer["tenant"], answer["slug"], answer["host"], answer["api_key"])
 
