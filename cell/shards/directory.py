@@ -39,7 +39,7 @@ class ShardMap:
         return self.overrides.get(tenant) or self.buckets[ids.bucket_of(f"t{tenant}")]
 
 
-async def load(connection: "asyncpg.Connection[asyncpg.Record]") -> ShardMap:
+async def load(connection: "asyncpg.pool.PoolConnectionProxy[asyncpg.Record]") -> ShardMap:
     """The map as the directory database has it; `DirectoryError` where it is incomplete."""
     shards = await connection.fetch("SELECT name, host, port, database FROM shards ORDER BY name")
     buckets = await connection.fetch("SELECT bucket, shard FROM buckets ORDER BY bucket")

@@ -1,0 +1,107 @@
+"""The agent: tells the control plane that this cell exists, and how it fares.
+
+Serving does not depend on it. While the control plane is away it tries again with backoff and full jitter, for ever.
+"""
+
+import asyncio
+import random
+from collections.abc import Awaitable, Callable
+from importlib.metadata import version
+from typing import Final
+
+import httpx
+import msgspec
+import structlog
+
+from cell.gate import Gate
+from cell.health import Health
+from cell.shards.session import Shards
+from contracts.fleet import Accepted, Heartbeat, Registration
+from contracts.names import Field
+
+TIMEOUT_S: Final = 5.0
+BACKOFF_FIRST_S: Final = 0.2
+BACKOFF_MAX_S: Final = 10.0
+_ACTIVE_TENANTS: Final = "SELECT count(*) FROM cellwall.tenants WHERE state = 'active'"
+
+_log = structlog.get_logger()
+
+
+def package_version() -> str:
+    """The version of this software."""
+    return version("cellwall")
+
+
+class ReportFailedError(Exception):
+    """The control plane did not take a report."""
+
+
+class Agent:
+    """Registers once, then reports whenever the control plane asked for it; registers again where it was forgotten."""
+
+    def __init__(
+        self,
+        http: httpx.AsyncClient,
+        *,
+        cell: str,
+        registration: Registration,
+        shards: Shards,
+        health: Health,
+        gate: Gate,
+        sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
+        jitter: Callable[[], float] = random.random,
+    ) -> None:
+        self._http = http
+        self._cell = cell
+        self._registration = registration
+        self._shards = shards
+        self._health = health
+        self._gate = gate
+        self._sleep = sleep
+        self._jitter = jitter
+
+    async def run(self) -> None:
+        """Until cancelled."""
+        registered, failures = False, 0
+        while True:
+            try:
+                if registered:
+                    accepted = await self._heartbeat()
+                else:
+                    accepted = await self._send("PUT", "", self._registration)
+                    _log.info("cell_registered", **{Field.CELL: self._cell}, state=accepted.state)
+                registered, failures = True, 0
+                pause = accepted.next_s
+            except ReportFailedError as e:
+                registered, failures = False, failures + 1
+                if failures == 1:
+                    _log.warning("report_failed", **{Field.REASON: str(e)})
+                pause = self._jitter() * min(BACKOFF_MAX_S, BACKOFF_FIRST_S * 2 ** min(failures, 10))
+            await self._sleep(pause)
+
+    async def _heartbeat(self) -> Accepted:
+        registration = self._registration
+        report = await self._health.report()
+        tenants = await self._tenants() if report.ready else 0
+        beat = Heartbeat(registration.schema, registration.version, tenants, self._gate.in_flight, report.ready)
+        return await self._send("POST", "/heartbeat", beat)
+
+    async def _tenants(self) -> int:
+        total = 0
+        for name in self._shards.names:
+            try:
+                total += await self._shards.pool(name).fetchval(_ACTIVE_TENANTS, timeout=TIMEOUT_S)
+            except Exception as e:  # readiness says why; here any cause means that there is no number to report
+                raise ReportFailedError(f"{name}: {type(e).__name__}") from e
+        return total
+
+    async def _send(self, method: str, path: str, body: msgspec.Struct) -> Accepted:
+        url = f"/v1/agent/cells/{self._cell}{path}"
+        headers = {"content-type": "application/json"}
+        try:
+            answer = await self._http.request(method, url, content=msgspec.json.encode(body), headers=headers)
+            if not answer.is_success:
+                raise ReportFailedError(f"the control plane answered {answer.status_code} to {method} {url}")
+            return msgspec.json.decode(answer.content, type=Accepted)
+        except (httpx.HTTPError, msgspec.DecodeError) as e:
+            raise ReportFailedError(f"{type(e).__name__}: {e}") from e

@@ -1,0 +1,116 @@
+"""The row stream: a sequence of frames that says when it is whole. Opaque to everybody but cells.
+
+``magic``, then per table one header frame (JSON), data frames (PostgreSQL's binary COPY format, in pieces), an end
+frame with the number of rows; at last a final frame with the totals. A frame is one byte of kind, four bytes of length
+(big-endian) and the payload. A stream without its final frame was cut, and is refused as a whole.
+"""
+
+from collections.abc import AsyncIterator
+from enum import IntEnum
+from typing import Final, TypeVar
+
+import msgspec
+
+MAGIC: Final = b"cellwall-rows-1\n"
+PIECE_BYTES: Final = 1 << 18
+_FRAME_BYTES_MAX: Final = 1 << 20
+_HEAD: Final = 5
+T = TypeVar("T", bound=msgspec.Struct)
+
+
+class Kind(IntEnum):
+    """What a frame is."""
+
+    TABLE = 1
+    DATA = 2
+    TABLE_END = 3
+    END = 4
+
+
+class TableHeader(msgspec.Struct, frozen=True):
+    """Which table follows, and its columns in the order of the data."""
+
+    schema: str
+    name: str
+    columns: tuple[str, ...]
+
+
+class Count(msgspec.Struct, frozen=True):
+    """At the end of a table its rows; at the end of the stream all tables, rows and data bytes."""
+
+    rows: int
+    tables: int = 0
+    bytes: int = 0
+
+
+class BrokenStreamError(ValueError):
+    """A row stream that is cut, or was not written by a cell."""
+
+
+def frame(kind: Kind, payload: bytes) -> bytes:
+    """One frame."""
+    return bytes((kind,)) + len(payload).to_bytes(4, "big") + payload
+
+
+def data_frames(data: bytes) -> list[bytes]:
+    """Data as frames of bounded size."""
+    return [frame(Kind.DATA, data[i : i + PIECE_BYTES]) for i in range(0, len(data), PIECE_BYTES)]
+
+
+class Reader:
+    """Reads frames from pieces of any size. Memory is bounded by one frame and one piece."""
+
+    def __init__(self, pieces: AsyncIterator[bytes]) -> None:
+        self._pieces = pieces
+        self._buffer = bytearray()
+
+    async def start(self) -> None:
+        """The magic; `BrokenStreamError` where it is not there."""
+        if await self._take(len(MAGIC)) != MAGIC:
+            raise BrokenStreamError("this is no row stream of a cell")
+
+    async def next(self) -> tuple[Kind, bytes]:
+        """The next frame; `BrokenStreamError` where the stream ends instead."""
+        head = await self._take(_HEAD)
+        size = int.from_bytes(head[1:], "big")
+        if head[0] not in Kind.__members__.values() or size > _FRAME_BYTES_MAX:
+            raise BrokenStreamError("a frame of unknown kind or size")
+        return Kind(head[0]), await self._take(size)
+
+    async def table(self) -> TableHeader | Count:
+        """The next table's header, or the totals at the end of the stream."""
+        kind, payload = await self.next()
+        if kind is Kind.TABLE:
+            return _decoded(payload, TableHeader)
+        if kind is Kind.END:
+            return _decoded(payload, Count)
+        raise BrokenStreamError(f"a {kind.name} frame where a table should begin")
+
+    async def rows(self, ended: list[Count]) -> AsyncIterator[bytes]:
+        """The data of the table whose header was read last; puts its count into ``ended``."""
+        while True:
+            kind, payload = await self.next()
+            if kind is Kind.DATA:
+                yield payload
+            elif kind is Kind.TABLE_END:
+                ended.append(_decoded(payload, Count))
+                return
+            else:
+                raise BrokenStreamError(f"a {kind.name} frame inside of a table")
+
+    async def _take(self, size: int) -> bytes:
+        while len(self._buffer) < size:
+            try:
+                self._buffer += await anext(self._pieces)
+            except StopAsyncIteration:
+                raise BrokenStreamError("the stream is cut") from None
+        taken = bytes(self._buffer[:size])
+        del self._buffer[:size]
+        return taken
+
+
+def _decoded(payload: bytes, kind: type[T]) -> T:
+    try:
+        return msgspec.json.decode(payload, type=kind)
+    except msgspec.DecodeError as e:
+        raise BrokenStreamError(str(e)) from e
