@@ -12,13 +12,14 @@ from typing import Final, Self
 
 import asyncpg
 import httpx
+import msgspec
 
 from infra.local.cgroups import Walls
 from infra.local.concurrency import finished, together
 from infra.local.errors import LocalFleetError, PortTakenError, StartFailedError
 from infra.local.plan import CONTROL_PLANE_ROLE, Plan, port_names
 from infra.local.ports import is_free, reserved
-from infra.local.processes import POLL_S
+from infra.local.processes import POLL_S, Identity
 from infra.local.runner import Runner, Say, release_segments, stop_marked
 from infra.local.spec import CONTROL_PLANE, CONTROL_PLANE_DB, FleetSpec, LocalCellSpec
 from infra.local.state import Folder, State
@@ -51,6 +52,14 @@ class CellHandle:
     transfer_token: str = field(repr=False)
     redis_url: str = field(repr=False)
     shards: dict[str, str] = field(repr=False)
+
+
+class _Started(msgspec.Struct):
+    """What a router's supervisor logs when it starts a child."""
+
+    event: str = ""
+    process: str = ""
+    pid: int = 0
 
 
 class Fleet:
@@ -159,6 +168,17 @@ class Fleet:
         if name not in self.names:
             raise LocalFleetError(f"this fleet has no process or cell {name!r}")
         return (name,)
+
+    def worker_pids(self, router: str) -> list[int]:
+        """The live workers of a router, as its supervisor's log names them: the last one started in each place."""
+        pids: dict[str, int] = {}
+        with self.plan.log(router).open("rb") as lines:
+            for line in lines:
+                with contextlib.suppress(msgspec.DecodeError):
+                    event = msgspec.json.decode(line, type=_Started)
+                    if event.event == "process_started" and event.process.startswith("worker-"):
+                        pids[event.process] = event.pid
+        return [pid for pid in pids.values() if Identity.of(pid) is not None]
 
     # What is where.
 
@@ -277,8 +297,8 @@ class Fleet:
         if not runner.is_alive(CONTROL_PLANE):
             await self._ensure_database()
             await runner.once(f"{CONTROL_PLANE}-migrate", plan.control_plane(f"{CONTROL_PLANE}-migrate", "migrate"))
-            await self._operator_key()
-        if await runner.ensure_service(CONTROL_PLANE):
+        started, _ = await together(runner.ensure_service(CONTROL_PLANE), self._operator_key())
+        if started:
             self._say(f"control plane: answers on {plan.at(CONTROL_PLANE)} ({time.monotonic() - began:.1f} s)")
         await self._router_keys()
 
@@ -294,10 +314,13 @@ class Fleet:
         finally:
             await connection.close()
 
-    async def _operator_key(self) -> None:
-        """The first API key, made by the control plane's own command because no other key can ask for it."""
+    async def _operator_key(self) -> bool:
+        """The first API key, made by the control plane's own command because no other key can ask for it.
+
+        True where it was made now.
+        """
         if self.state.operator_key:
-            return
+            return False
         label = f"{CONTROL_PLANE}-key"
         answer = self.folder.path / f"{label}.out"
         command = self.plan.control_plane(label, "create-key", "--name", "local-operator", "--role", "admin")
@@ -310,6 +333,7 @@ class Fleet:
             raise StartFailedError(f"create-key printed no key; see {command.log}")
         self.state.operator_key = found[0]
         self.runner.save()
+        return True
 
     async def _router_keys(self) -> None:
         async with self._operator() as client:

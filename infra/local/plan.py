@@ -21,6 +21,7 @@ from infra.local.state import Folder, State
 
 MARK: Final = "CELLWALL_LOCAL_PROCESS"  # in the environment of every process: FOLDER:NAME
 CONTROL_PLANE_ROLE: Final = "control_plane"
+ROUTER_DRAIN_S: Final = 5  # below the grace that a stopped process has before it is killed
 _OURS: Final = ("CELLWALL_CELL_", "CELLWALL_CP_", "CELLWALL_ROUTER_", "PG")
 
 
@@ -182,7 +183,7 @@ class Plan:
         state = self.state
         arguments = ["--name", name, "--listen", self.at(name), "--admin", self.at(f"{name}.admin")]
         arguments += ["--workers", str(state.spec.workers), "--control-plane", self.url(CONTROL_PLANE)]
-        arguments += ["--state-dir", str(self.folder.data / name)]
+        arguments += ["--drain-s", str(ROUTER_DRAIN_S), "--state-dir", str(self.folder.data / name)]
         arguments += ["--front-door", f"{state.spec.front_door_host}={self.at(f'{CONTROL_PLANE}.front-door')}"]
         return self.python(
             name,
