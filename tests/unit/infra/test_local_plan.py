@@ -1,0 +1,109 @@
+"""What each process of a local fleet is told, and what it must not be told."""
+
+from pathlib import Path
+
+import pytest
+
+from contracts.keys import Purpose, bearer, derive, parse_root, text_of
+from infra.local.errors import LocalFleetError
+from infra.local.plan import MARK, Plan, port_names
+from infra.local.spec import CONTROL_PLANE, FleetSpec, LocalCellSpec, default_folder
+from infra.local.state import Folder, State
+
+
+@pytest.fixture
+def plan(tmp_path: Path) -> Plan:
+    state = State.fresh(FleetSpec())
+    state.ports = {name: 15_000 + n for n, name in enumerate(port_names(state.spec))}
+    state.router_keys = {name: f"cwo_{name}" for name in state.spec.router_names}
+    return Plan(state, Folder(tmp_path / "fleet"))
+
+
+def environment(plan: Plan, name: str) -> dict[str, str]:
+    return dict(plan.service(name).env or {})
+
+
+def test_every_listener_has_a_name_of_its_own() -> None:
+    names = list(port_names(FleetSpec()))
+    assert len(set(names)) == len(names) == 3 + 2 * 2 + 2 * (2 + 1 + 2 + 1)
+
+
+def test_a_cell_gets_its_derived_keys_and_no_root(plan: Plan) -> None:
+    state = plan.state
+    for name in ("cell-1-api", "cell-1-worker"):
+        env = environment(plan, name)
+        assert env["CELLWALL_CELL_ENVELOPE_KEY"] == text_of(
+            derive(parse_root(state.envelope_root), Purpose.ENVELOPE, "cell-1")
+        )
+        assert env["CELLWALL_CELL_TRANSFER_TOKEN"] == bearer(parse_root(state.fleet_root), Purpose.TRANSFER, "cell-1")
+        assert state.envelope_root not in env.values()
+        assert state.fleet_root not in env.values()
+
+
+def test_serving_processes_of_a_cell_get_no_owners_and_no_superusers_password(plan: Plan) -> None:
+    cell = plan.cell("cell-1")
+    migrate = dict(plan.cell_command(cell, "cell-1-migrate", "migrate").env or {})
+    assert "CELLWALL_CELL_OWNER_PASSWORD" in migrate
+    for name in ("cell-1-api", "cell-1-worker"):
+        text = "\n".join(environment(plan, name).values())
+        assert plan.state.password("cell-1.owner") not in text
+        assert plan.state.password("cell-1-shard-1") not in text
+
+
+def test_the_control_plane_has_no_envelope_root_and_routers_no_fleet_root(plan: Plan) -> None:
+    assert plan.state.envelope_root not in environment(plan, CONTROL_PLANE).values()
+    assert plan.state.fleet_root not in environment(plan, "router-1").values()
+
+
+def test_the_shell_cannot_configure_a_process_behind_the_fleets_back(
+    plan: Plan, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("CELLWALL_CELL_ADVERTISE", "192.0.2.1:80")
+    monkeypatch.setenv("PGPASSWORD", "mine")
+    env = environment(plan, "cell-1-api")
+    assert "CELLWALL_CELL_ADVERTISE" not in env
+    assert "PGPASSWORD" not in env
+    assert env[MARK].endswith(":cell-1-api")
+
+
+def test_no_secret_is_in_a_command_line_or_a_repr(plan: Plan) -> None:
+    state = plan.state
+    for name in (CONTROL_PLANE, "router-1", "cell-1-api"):
+        command = plan.service(name)
+        shown = " ".join(command.argv) + repr(command)
+        for secret in (state.envelope_root, state.fleet_root, state.router_admin_token, *state.passwords.values()):
+            assert secret not in shown
+
+
+def test_an_unknown_process_is_refused(plan: Plan) -> None:
+    with pytest.raises(LocalFleetError, match="no process 'cell-9-api'"):
+        plan.service("cell-9-api")
+
+
+def test_two_cells_of_one_name_are_refused() -> None:
+    with pytest.raises(ValueError, match="two cells of one name"):
+        FleetSpec(cells=(LocalCellSpec("cell-1"), LocalCellSpec("cell-1")))
+
+
+def test_the_state_file_is_for_its_owner_only_and_comes_back_as_it_was(plan: Plan) -> None:
+    folder = plan.folder
+    folder.make()
+    plan.state.password("cell-1.app")
+    folder.save(plan.state)
+    assert folder.file.stat().st_mode & 0o777 == 0o600
+    assert folder.load() == plan.state
+
+
+def test_a_folder_that_others_can_write_to_is_refused(tmp_path: Path) -> None:
+    open_to_all = tmp_path / "open"
+    open_to_all.mkdir()
+    open_to_all.chmod(0o777)
+    with pytest.raises(LocalFleetError, match="only this user"):
+        Folder(open_to_all).make()
+
+
+def test_the_folder_can_be_set(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("CELLWALL_FLEET_DIR", str(tmp_path))
+    assert default_folder() == tmp_path.resolve()
+    monkeypatch.delenv("CELLWALL_FLEET_DIR")
+    assert default_folder().name.startswith("cellwall-")
