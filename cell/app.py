@@ -53,6 +53,7 @@ def product(shards: Shards, health: Health, routers: Sequence[Router] = PRODUCT)
         dependencies={"tenant": Provide(_tenant), "shards": Provide(provide_shards)},
         exception_handlers=answers.HANDLERS,
         openapi_config=None,
+        logging_config=None,
         request_max_body_size=BODY_BYTES_MAX,
     )
 
@@ -69,6 +70,7 @@ def internal(transfer: Transfer, health: Health, registry: CollectorRegistry, to
         guards=[transfer_api.token_guard(token)],
         exception_handlers=answers.HANDLERS,
         openapi_config=None,
+        logging_config=None,
     )
 
 

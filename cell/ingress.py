@@ -155,7 +155,7 @@ class Ingress:
         if outcome.problem is problems.INTERNAL:
             _log.error("request_failed", **_named(context), exc_info=error)
         else:
-            _log.info("request_refused", **_named(context), reason=outcome.problem.slug)
+            _log.debug("request_refused", **_named(context), reason=outcome.problem.slug)
         return outcome
 
 

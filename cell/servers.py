@@ -87,6 +87,7 @@ def _server(application: Any) -> uvicorn.Server:
         ws="none",
         lifespan="off",
         log_config=None,
+        log_level="warning",
         access_log=False,
         server_header=False,
         proxy_headers=False,

@@ -4,7 +4,7 @@ import asyncio
 from collections.abc import AsyncIterator, Iterable, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 import asyncpg
 import msgspec
@@ -21,7 +21,13 @@ APP_ROLE: Final = "cellwall_app"
 TRANSFER_ROLE: Final = "cellwall_transfer"
 
 
-class TenantConnection(asyncpg.Connection[asyncpg.Record]):
+if TYPE_CHECKING:
+    _Connection = asyncpg.Connection[asyncpg.Record]
+else:  # generic to the type checker only
+    _Connection = asyncpg.Connection
+
+
+class TenantConnection(_Connection):
     """A pooled connection. Nothing outlives a transaction on it, so giving it back needs no reset query."""
 
     __slots__ = ()
