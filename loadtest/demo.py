@@ -24,7 +24,7 @@ from rich.console import Console
 from contracts.keys import Purpose, derive, parse_root
 from contracts.routes import split_address
 from infra.local.concurrency import finished
-from infra.local.errors import LocalFleetError
+from infra.local.errors import LocalFleetError, StartFailedError
 from infra.local.fleet import Fleet
 from infra.local.spec import FleetSpec, default_folder
 from loadtest import books, ledger
@@ -206,7 +206,7 @@ async def interruptible(options: Options, teller: Teller) -> int:
         return 1
     except LocalFleetError as e:
         teller.verdict(False, str(e))
-        return MISUSED if e.misused else 1
+        return 1 if isinstance(e, StartFailedError) else MISUSED
     except (LabError, ExchangeError, httpx.HTTPError, asyncpg.PostgresError, OSError) as e:
         teller.verdict(False, f"{type(e).__name__}: {e}")
         return 1
@@ -227,11 +227,15 @@ def only_one(folder: Path) -> Iterator[None]:
     handle = os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o600)
     try:
         fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        yield
-        path.unlink(missing_ok=True)
-    except BlockingIOError:
+        if path.stat().st_ino != os.fstat(handle).st_ino:  # the one that ended just now has removed what we locked
+            raise BlockingIOError
+    except (BlockingIOError, FileNotFoundError):
+        os.close(handle)
         raise LocalFleetError(f"another demo runs in {folder}; wait for it, or give another --state") from None
+    try:
+        yield
     finally:
+        path.unlink(missing_ok=True)
         os.close(handle)
 
 
