@@ -1,0 +1,76 @@
+"""cellctl cells."""
+
+import msgspec
+import rich_click as click
+
+from control_plane.cli.context import Cli, pass_cli, shared
+from control_plane.views import CellList, CellView
+
+
+@click.group()
+@shared
+def cells() -> None:
+    """The cells of the fleet: where tenants live."""
+
+
+@cells.command("list")
+@shared
+@pass_cli
+def list_cells(cli: Cli) -> None:
+    """List all cells."""
+    found = cli.api.get("/v1/cells", CellList)
+    rows = [
+        (c.name, c.state, "yes" if c.healthy else "NO", f"{c.tenants}/{c.capacity}", c.region, c.tier, c.address)
+        for c in found.cells
+    ]
+    columns = ("CELL", "STATE", "HEALTHY", "TENANTS", "REGION", "TIER", "ADDRESS")
+    cli.table(found, columns, rows, "There is no cell yet: a cell registers itself when it starts.")
+
+
+@cells.command("show")
+@click.argument("cell")
+@shared
+@pass_cli
+def show_cell(cli: Cli, cell: str) -> None:
+    """Show one cell."""
+    found = cli.api.get(f"/v1/cells/{cell}", CellView)
+    cli.details(found, ((name, _text(value)) for name, value in msgspec.structs.asdict(found).items()))
+
+
+@cells.command("drain")
+@click.argument("cell")
+@shared
+@pass_cli
+def drain_cell(cli: Cli, cell: str) -> None:
+    """Let no tenant come to a cell any more; those in it stay and are served."""
+    _changed(cli, cell, {"state": "draining"})
+
+
+@cells.command("activate")
+@click.argument("cell")
+@shared
+@pass_cli
+def activate_cell(cli: Cli, cell: str) -> None:
+    """Let tenants come to a cell (again)."""
+    _changed(cli, cell, {"state": "active"})
+
+
+@cells.command("capacity")
+@click.argument("cell")
+@click.argument("tenants", type=click.IntRange(min=0))
+@shared
+@pass_cli
+def set_capacity(cli: Cli, cell: str, tenants: int) -> None:
+    """Set how many tenants a cell takes; from then on the cell's own setting does not count."""
+    _changed(cli, cell, {"capacity": tenants})
+
+
+def _changed(cli: Cli, cell: str, change: dict[str, object]) -> None:
+    after = cli.api.patch(f"/v1/cells/{cell}", CellView, change)
+    if cli.as_json:
+        cli.json(after)
+    cli.say(f"{after.name} is {after.state} and holds {after.tenants} of {after.capacity} tenants.")
+
+
+def _text(value: object) -> object:
+    return ", ".join(value) if isinstance(value, tuple) else value

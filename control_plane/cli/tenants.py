@@ -1,0 +1,122 @@
+"""cellctl tenants."""
+
+import msgspec
+import rich_click as click
+
+from control_plane.cli.context import Cli, pass_cli, shared
+from control_plane.views import SignedUp, TenantPage, TenantView
+
+PAGE = 200
+
+
+@click.group()
+@shared
+def tenants() -> None:
+    """The tenants of the fleet."""
+
+
+@tenants.command("list")
+@click.option("--cell", help="Only those of this cell.")
+@click.option("--state", help="Only those in this state; without it, all that are not deleted.")
+@click.option("--limit", type=click.IntRange(min=1), default=1000, show_default=True, help="At most so many.")
+@shared
+@pass_cli
+def list_tenants(cli: Cli, cell: str | None, state: str | None, limit: int) -> None:
+    """List tenants."""
+    found: list[TenantView] = []
+    cursor: str | None = None
+    while len(found) < limit:
+        size = min(PAGE, limit - len(found))
+        page = cli.api.get("/v1/tenants", TenantPage, cell=cell, state=state, limit=size, cursor=cursor)
+        found += page.tenants
+        cursor = page.next
+        if cursor is None:
+            break
+    rows = [(t.id, t.slug, t.cell, t.epoch, t.state, t.plan, t.region, t.move) for t in found]
+    columns = ("TENANT", "SLUG", "CELL", "EPOCH", "STATE", "PLAN", "REGION", "MOVE")
+    cli.table({"tenants": found, "next": cursor}, columns, rows, "There is no such tenant.")
+    if cursor is not None:
+        cli.say(f"There are more than {limit}; see --limit.")
+
+
+@tenants.command("show")
+@click.argument("tenant")
+@shared
+@pass_cli
+def show_tenant(cli: Cli, tenant: str) -> None:
+    """Show a tenant, named by its id or slug."""
+    found = cli.api.get(f"/v1/tenants/{tenant}", TenantView)
+    shown = msgspec.structs.asdict(found) | {"hosts": ", ".join(found.hosts)}
+    cli.details(found, shown.items())
+
+
+@tenants.command("create")
+@click.argument("slug")
+@click.option("--name", required=True, help="What the tenant is called.")
+@click.option("--email", required=True, help="The owner's address.")
+@click.option(
+    "--password", envvar="CELLWALL_OWNER_PASSWORD", prompt=True, hide_input=True, confirmation_prompt=True,
+    help="The owner's password; asked for where it is not given.",
+)  # fmt: skip
+@click.option("--plan", default="free", show_default=True)
+@click.option("--region", help="Where its data has to stay; any region without it.")
+@click.option("--cell", help="A cell of your choice instead of the best one.")
+@shared
+@pass_cli
+def create_tenant(
+    cli: Cli, slug: str, name: str, email: str, password: str, plan: str, region: str | None, cell: str | None
+) -> None:
+    """Create a tenant with its owner; prints the owner's first API key, once."""
+    wanted = {"slug": slug, "name": name, "email": email, "password": password, "plan": plan}
+    chosen = {key: value for key, value in (("region", region), ("cell", cell)) if value is not None}
+    made = cli.api.post("/v1/tenants", SignedUp, wanted | chosen)
+    cli.details(
+        made,
+        (
+            ("tenant", made.tenant), ("host", made.host), ("cell", made.cell), ("because", made.reason),
+            ("owner", made.user_id), ("api key", made.api_key),
+        ),
+    )  # fmt: skip
+
+
+@tenants.command("suspend")
+@click.argument("tenant")
+@shared
+@pass_cli
+def suspend_tenant(cli: Cli, tenant: str) -> None:
+    """Refuse a tenant's requests with 403; its data stays."""
+    _changed(cli, tenant, "suspend")
+
+
+@tenants.command("resume")
+@click.argument("tenant")
+@shared
+@pass_cli
+def resume_tenant(cli: Cli, tenant: str) -> None:
+    """End a suspension."""
+    _changed(cli, tenant, "resume")
+
+
+@tenants.command("delete")
+@click.argument("tenant")
+@click.option("--yes", is_flag=True, help="Do not ask.")
+@shared
+@pass_cli
+def delete_tenant(cli: Cli, tenant: str, yes: bool) -> None:
+    """Delete a tenant and all of its data, for good."""
+    found = cli.api.get(f"/v1/tenants/{tenant}", TenantView)
+    if not yes:
+        question = f"Delete {found.slug} ({found.id}) in {found.cell} with all of its data, for good?"
+        click.confirm(question, abort=True, err=True)
+    after = msgspec.json.decode(cli.api.delete(f"/v1/tenants/{found.id}"), type=TenantView)
+    if cli.as_json:
+        cli.json(after)
+    later = "" if after.state == "deleted" else f" Its rows in {after.cell} are purged as soon as the cell confirms."
+    cli.say(f"{after.slug} is {after.state}.{later}")
+
+
+def _changed(cli: Cli, tenant: str, verb: str) -> None:
+    after = cli.api.post(f"/v1/tenants/{tenant}/{verb}", TenantView)
+    if cli.as_json:
+        cli.json(after)
+    cli.say(f"{after.slug} is {after.state}.")
