@@ -5,7 +5,7 @@ Every command is ``POST /transfer/v1/tenants/{tenant}/{command}`` with the cell'
 the tenant is refused with the problem ``fenced``; the same (term, seq) again is the same command repeated. Commands are
 idempotent: a repeat of one that took effect answers as the first did. The row stream of ``export`` is opaque to the
 control plane, which only carries it to ``import`` of the target. ``prepare``, ``activate``, ``restore``, ``release``,
-``abort`` and ``purge`` answer with the `TenantStatus` that they made.
+``abort`` and ``purge`` answer with `Empty`: a success is all there is to say.
 """
 
 from typing import Annotated, Final, Literal
