@@ -1,4 +1,4 @@
-"""``python -m cell migrate | api | worker``: exit status 2 for what the operator must correct, 1 for what broke."""
+"""``python -m cell migrate | api | worker | redrive``: exit status 2 for what the operator must correct, 1 for what broke."""
 
 import argparse
 import sys
@@ -40,6 +40,14 @@ def _worker() -> int:
     return worker.run(configured)
 
 
+def _redrive(arguments: argparse.Namespace) -> int:
+    from cell import redrive
+
+    configured = settings.load(settings.CellSettings)
+    settings.configure_logging(cell=configured.name)
+    return redrive.run(configured, redrive.Choice(arguments.tenant, arguments.consumer, arguments.look))
+
+
 def main() -> int:
     """Run one of the cell's processes."""
     parser = argparse.ArgumentParser(prog="python -m cell", description="The processes of a cell.")
@@ -50,8 +58,15 @@ def main() -> int:
         ("worker", "relay and consume events, prune what is past its retention"),
     ):
         commands.add_parser(name, help=purpose)
+    again = commands.add_parser("redrive", help="give dead letters (events given up) another chance")
+    again.add_argument("--tenant", help="of this tenant only, such as t1042")
+    again.add_argument("--consumer", help="of this consumer only")
+    again.add_argument("--look", action="store_true", help="show them and change nothing")
+    arguments = parser.parse_args()
+    if arguments.command == "redrive":
+        return _redrive(arguments)
     run = {"migrate": _migrate, "api": _api, "worker": _worker}
-    return run[parser.parse_args().command]()
+    return run[arguments.command]()
 
 
 if __name__ == "__main__":

@@ -27,6 +27,7 @@ class Pace:
     deliveries: int = 8  # of a consumer at a time
 
 
+DEFAULT_PACE: Final = Pace()
 GRACE_S: Final = 10.0  # for what is under way when the worker stops
 
 
@@ -60,13 +61,17 @@ class Pump:
         loops += [self._forever(self._sweep_once, shard) for shard in self._shards]
         loops += [self._consume(consumer) for consumer in self._consumers]
         tasks = [asyncio.ensure_future(loop) for loop in loops]
+        stopping = asyncio.ensure_future(self._stopping.wait())
         try:
-            await self._stopping.wait()
-            await asyncio.wait(tasks, timeout=GRACE_S)
+            await asyncio.wait({stopping, *tasks}, return_when=asyncio.FIRST_COMPLETED)
+            await asyncio.wait(tasks, timeout=GRACE_S if self._stopping.is_set() else 0)
         finally:
-            for task in tasks:
+            ended = [task for task in tasks if task.done()]
+            for task in (stopping, *tasks):
                 task.cancel()
-            await asyncio.gather(*tasks, return_exceptions=True)
+            await asyncio.gather(stopping, *tasks, return_exceptions=True)
+        for task in ended:
+            task.result()  # a loop that ended by itself is a defect: it raises here
 
     async def _forever(self, step: Callable[[str], Awaitable[float]], shard: str) -> None:
         """Repeat a step, which says how long to rest; back off from faults, and say so."""
