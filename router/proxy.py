@@ -144,6 +144,7 @@ class Exchange:
         try:
             pool.enter()
             self._pool = pool
+            pool.retries.request()
             pool.acquire(self)
         except NoRoomError as e:
             self._refuse(Refused(e.problem, f"{cell.name} takes no more requests now", max(1, ceil(e.retry_after_s))))
