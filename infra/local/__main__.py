@@ -16,7 +16,7 @@ from rich.console import Console
 
 from infra.local.errors import LocalFleetError, StartFailedError
 from infra.local.fleet import Fleet
-from infra.local.report import environment, show, view
+from infra.local.report import environment, text, view
 from infra.local.spec import FLEET_DIR, FleetSpec, LocalCellSpec, default_folder
 
 INTERRUPTED: Final = 130
@@ -56,7 +56,7 @@ def up(
     )
     fleet = _fleet(state, spec)
     _run(fleet.up())
-    show(Console(), fleet)
+    click.echo(text(fleet))
 
 
 @main.command()
@@ -80,7 +80,7 @@ def status(state: Path | None, as_json: bool) -> None:
     if as_json:
         click.echo(msgspec.json.format(msgspec.json.encode(found)))
     else:
-        show(Console(), fleet)
+        click.echo(text(fleet))
     sys.exit(0 if found.healthy else 1)
 
 

@@ -263,6 +263,8 @@ class Fleet:
         state = self.folder.load()
         if state is not None and state.spec != self._wanted and state.complete:
             raise LocalFleetError(f"a fleet of another shape is in {self.folder.path}; stop it first (down)")
+        if state is None:
+            self.folder.clear()
         self._adopt(state or State.fresh(self._wanted))
         if not any(map(self.runner.is_alive, self.names)):  # nobody uses a port that somebody else took meanwhile
             self.state.ports = {name: port for name, port in self.state.ports.items() if is_free(port)}

@@ -1,14 +1,13 @@
 """What a person, or a script, is told about a running fleet: listeners, pids, folders and lines to try."""
 
+import sys
 from typing import Final
 
 import msgspec
-from rich.console import Console
-from rich.table import Table
 
 from infra.local.binaries import find_postgres
 from infra.local.fleet import Fleet
-from infra.local.spec import CONTROL_PLANE
+from infra.local.spec import CONTROL_PLANE, default_folder
 
 _SAMPLE_SLUG: Final = "acme"
 
@@ -63,25 +62,23 @@ def view(fleet: Fleet) -> FleetView:
     )
 
 
-def show(console: Console, fleet: Fleet) -> None:
-    """The table of processes, and lines to try."""
+def text(fleet: Fleet) -> str:
+    """For people: the processes in columns, then lines to try. Nothing is cut or wrapped, so that it can be copied."""
     found = view(fleet)
-    table = Table(title=f"fleet in {found.folder}", title_justify="left", box=None, pad_edge=False)
-    for column in ("process", "pid", "listens on", "data"):
-        table.add_column(column, overflow="fold")
-    for process in found.processes:
-        pid = str(process.pid) if process.pid is not None else "[red]not running"
-        table.add_row(process.name, pid, " ".join(process.listens), process.data or "")
-    console.print(table)
-    console.print(f"logs: {fleet.folder.logs}   {found.walls}\n", highlight=False)
+    rows = [("process", "pid", "listens on")]
+    rows += [(each.name, str(each.pid or "dead"), " ".join(each.listens)) for each in found.processes]
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    lines = ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows]
+    lines += ["", f"data: {fleet.folder.data}/NAME   logs: {fleet.folder.logs}/NAME.log   keys: {found.state}"]
+    lines += [found.walls]
     for title, line in samples(fleet):
-        console.print(f"[bold]# {title}[/]")
-        console.print(line, soft_wrap=True, highlight=False, markup=False)
+        lines += ["", f"# {title}", line]
+    return "\n".join(lines)
 
 
 def environment(fleet: Fleet) -> dict[str, str]:
     """What `cellctl` needs to reach this fleet."""
-    return {"CELLCTL_URL": fleet.control_plane.url, "CELLCTL_KEY": fleet.control_plane.operator_key}
+    return {"CELLWALL_URL": fleet.control_plane.url, "CELLWALL_API_KEY": fleet.control_plane.operator_key}
 
 
 def samples(fleet: Fleet) -> list[tuple[str, str]]:
@@ -105,5 +102,14 @@ def samples(fleet: Fleet) -> list[tuple[str, str]]:
         for shard, dsn in cell.shards.items()
     ]
     lines.append((f"the {CONTROL_PLANE}'s own database", f"{psql} '{fleet.control_plane.dsn}'"))
-    lines.append(("cellctl in this shell", 'eval "$(python -m infra.local env)" && cellctl cells list'))
+    lines.append(
+        (
+            "cellctl in this shell",
+            f'eval "$({sys.executable} -m infra.local env{_state_option(fleet)})" && cellctl cells list',
+        )
+    )
     return lines
+
+
+def _state_option(fleet: Fleet) -> str:
+    return "" if fleet.folder.path == default_folder() else f" --state {fleet.folder.path}"

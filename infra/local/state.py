@@ -108,6 +108,12 @@ class Folder:
         self.data.chmod(0o711)
         self.logs.mkdir(mode=0o700, exist_ok=True)
 
+    def clear(self) -> None:
+        """Remove the data and logs of a start that failed."""
+        shutil.rmtree(self.data, ignore_errors=True)
+        shutil.rmtree(self.logs, ignore_errors=True)
+        self.make()
+
     def load(self) -> State | None:
         """The state, or None where there is no fleet. `LocalFleetError` where the file is damaged."""
         try:
