@@ -4,7 +4,8 @@ from typing import Annotated
 
 import sqlalchemy as sa
 from litestar import Router, delete, get, patch, post, put
-from litestar.params import Parameter
+from litestar.di import NamedDependency
+from litestar.params import FromPath, FromQuery, JSONBody, QueryParameter
 from sqlalchemy.ext.asyncio import AsyncEngine
 
 from contracts import fleet, ids
@@ -20,53 +21,65 @@ OPERATOR = {"access": "operator"}
 ADMIN = {"access": "admin"}
 AGENT = {"access": "agent"}
 
-PageSize = Annotated[int, Parameter(ge=1, le=500)]
+PageSize = Annotated[int, QueryParameter(ge=1, le=500)]
 
 
 @get("/cells", opt=VIEWER)
-async def list_cells(fleet_cells: Cells) -> views.CellList:
+async def list_cells(fleet_cells: NamedDependency[Cells]) -> views.CellList:
     """All cells."""
     return views.CellList([views.CellView.of(c) for c in await fleet_cells.all()])
 
 
 @get("/cells/{name:str}", opt=VIEWER)
-async def get_cell(name: str, fleet_cells: Cells) -> views.CellView:
+async def get_cell(name: FromPath[str], fleet_cells: NamedDependency[Cells]) -> views.CellView:
     """One cell."""
     return views.CellView.of(await fleet_cells.one(name))
 
 
 @patch("/cells/{name:str}", opt=OPERATOR)
-async def change_cell(name: str, data: views.CellChange, fleet_cells: Cells, actor: Actor) -> views.CellView:
+async def change_cell(
+    name: FromPath[str],
+    data: JSONBody[views.CellChange],
+    fleet_cells: NamedDependency[Cells],
+    actor: NamedDependency[Actor],
+) -> views.CellView:
     """Set a cell's state or capacity."""
     return views.CellView.of(await fleet_cells.change(name, data.state, data.capacity, actor))
 
 
 @delete("/cells/{name:str}", opt=ADMIN)
-async def remove_cell(name: str, fleet_cells: Cells, actor: Actor) -> None:
+async def remove_cell(name: FromPath[str], fleet_cells: NamedDependency[Cells], actor: NamedDependency[Actor]) -> None:
     """Take an empty, stopped cell out of the fleet."""
     await fleet_cells.remove(name, actor)
 
 
 @put("/agent/cells/{name:str}", opt=AGENT)
-async def register_cell(name: str, data: fleet.Registration, fleet_cells: Cells, actor: Actor) -> fleet.Accepted:
+async def register_cell(
+    name: FromPath[str],
+    data: JSONBody[fleet.Registration],
+    fleet_cells: NamedDependency[Cells],
+    actor: NamedDependency[Actor],
+) -> fleet.Accepted:
     """A cell says what it is."""
     return await fleet_cells.register(name, data, actor)
 
 
 @post("/agent/cells/{name:str}/heartbeat", opt=AGENT, status_code=200)
-async def heartbeat(name: str, data: fleet.Heartbeat, fleet_cells: Cells) -> fleet.Accepted:
+async def heartbeat(
+    name: FromPath[str], data: JSONBody[fleet.Heartbeat], fleet_cells: NamedDependency[Cells]
+) -> fleet.Accepted:
     """A cell says that it lives."""
     return await fleet_cells.beat(name, data)
 
 
 @get("/tenants", opt=VIEWER)
 async def list_tenants(
-    engine: AsyncEngine,
-    tenancy: Tenancy,
-    cell: str | None = None,
-    tenant_state: Annotated[str | None, Parameter(query="state")] = None,
+    engine: NamedDependency[AsyncEngine],
+    tenancy: NamedDependency[Tenancy],
+    cell: FromQuery[str | None] = None,
+    tenant_state: Annotated[str | None, QueryParameter(name="state")] = None,
     limit: PageSize = 100,
-    cursor: str | None = None,
+    cursor: FromQuery[str | None] = None,
 ) -> views.TenantPage:
     """Living tenants, or those of one state, by number."""
     if tenant_state is not None and tenant_state not in TENANT_STATES:
@@ -81,7 +94,9 @@ async def list_tenants(
 
 
 @post("/tenants", opt=OPERATOR)
-async def create_tenant(data: views.NewTenant, tenancy: Tenancy, actor: Actor) -> views.SignedUp:
+async def create_tenant(
+    data: JSONBody[views.NewTenant], tenancy: NamedDependency[Tenancy], actor: NamedDependency[Actor]
+) -> views.SignedUp:
     """Create a tenant, in a cell of the operator's choice if one is named."""
     made = await tenancy.create(data, actor, data.cell)
     return views.SignedUp(
@@ -91,31 +106,37 @@ async def create_tenant(data: views.NewTenant, tenancy: Tenancy, actor: Actor) -
 
 
 @get("/tenants/{name:str}", opt=VIEWER)
-async def get_tenant(name: str, tenancy: Tenancy) -> views.TenantView:
+async def get_tenant(name: FromPath[str], tenancy: NamedDependency[Tenancy]) -> views.TenantView:
     """One tenant by id or slug."""
     return views.TenantView.of(await tenancy.one(name))
 
 
 @post("/tenants/{name:str}/suspend", opt=OPERATOR, status_code=200)
-async def suspend_tenant(name: str, tenancy: Tenancy, actor: Actor) -> views.TenantView:
+async def suspend_tenant(
+    name: FromPath[str], tenancy: NamedDependency[Tenancy], actor: NamedDependency[Actor]
+) -> views.TenantView:
     """Routers refuse its requests from now on."""
     return views.TenantView.of(await tenancy.suspend(name, actor))
 
 
 @post("/tenants/{name:str}/resume", opt=OPERATOR, status_code=200)
-async def resume_tenant(name: str, tenancy: Tenancy, actor: Actor) -> views.TenantView:
+async def resume_tenant(
+    name: FromPath[str], tenancy: NamedDependency[Tenancy], actor: NamedDependency[Actor]
+) -> views.TenantView:
     """Serve it again."""
     return views.TenantView.of(await tenancy.resume(name, actor))
 
 
 @delete("/tenants/{name:str}", opt=ADMIN, status_code=200)
-async def delete_tenant(name: str, tenancy: Tenancy, actor: Actor) -> views.TenantView:
+async def delete_tenant(
+    name: FromPath[str], tenancy: NamedDependency[Tenancy], actor: NamedDependency[Actor]
+) -> views.TenantView:
     """End a tenant for good."""
     return views.TenantView.of(await tenancy.delete(name, actor))
 
 
 @get("/keys", opt=ADMIN)
-async def list_keys(engine: AsyncEngine) -> views.KeyList:
+async def list_keys(engine: NamedDependency[AsyncEngine]) -> views.KeyList:
     """API keys without their secrets."""
     async with engine.connect() as conn:
         rows = (await conn.execute(sa.select(api_keys).order_by(api_keys.c.created_at, api_keys.c.id))).all()
@@ -123,7 +144,9 @@ async def list_keys(engine: AsyncEngine) -> views.KeyList:
 
 
 @post("/keys", opt=ADMIN)
-async def make_key(data: views.NewKey, engine: AsyncEngine, actor: Actor) -> views.CreatedKey:
+async def make_key(
+    data: JSONBody[views.NewKey], engine: NamedDependency[AsyncEngine], actor: NamedDependency[Actor]
+) -> views.CreatedKey:
     """A new API key; its text is in this answer only."""
     async with engine.begin() as conn:
         key_id, text = await create_key(conn, data.name, data.role)
@@ -132,7 +155,9 @@ async def make_key(data: views.NewKey, engine: AsyncEngine, actor: Actor) -> vie
 
 
 @delete("/keys/{key_id:str}", opt=ADMIN)
-async def revoke_key(key_id: str, engine: AsyncEngine, actor: Actor) -> None:
+async def revoke_key(
+    key_id: FromPath[str], engine: NamedDependency[AsyncEngine], actor: NamedDependency[Actor]
+) -> None:
     """Revoke an API key, from its next request on."""
     async with engine.begin() as conn:
         revoked = await conn.execute(
@@ -146,7 +171,9 @@ async def revoke_key(key_id: str, engine: AsyncEngine, actor: Actor) -> None:
 
 
 @get("/audit", opt=VIEWER)
-async def list_audit(engine: AsyncEngine, limit: PageSize = 100, cursor: str | None = None) -> views.AuditPage:
+async def list_audit(
+    engine: NamedDependency[AsyncEngine], limit: PageSize = 100, cursor: FromQuery[str | None] = None
+) -> views.AuditPage:
     """Who changed what, newest first."""
     async with engine.connect() as conn:
         rows = await audit.entries(conn, limit + 1, _after(cursor) if cursor is not None else None)

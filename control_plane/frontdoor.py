@@ -11,6 +11,8 @@ from typing import Final
 import sqlalchemy as sa
 import structlog
 from litestar import Router, get, post
+from litestar.di import NamedDependency
+from litestar.params import JSONBody
 from sqlalchemy.exc import SQLAlchemyError
 from sqlalchemy.ext.asyncio import AsyncEngine
 
@@ -66,21 +68,23 @@ class WorkspaceFinder:
 
 
 @post("/signup", opt={"access": "public"})
-async def sign_up(data: views.SignUp, tenancy: Tenancy, actor: Actor) -> views.SignedUp:
+async def sign_up(
+    data: JSONBody[views.SignUp], tenancy: NamedDependency[Tenancy], actor: NamedDependency[Actor]
+) -> views.SignedUp:
     """Create a tenant. When this answers, its host works at every live router (or will within moments)."""
     made = await tenancy.create(data, actor)
     return views.SignedUp(f"t{made.tenant.number}", made.tenant.slug, made.tenant.hosts[0], made.api_key, made.user_id)
 
 
 @post("/find-workspace", opt={"access": "public"}, status_code=202, sync_to_thread=False)
-def find_workspace(data: views.FindWorkspace, finder: WorkspaceFinder) -> views.Noted:
+def find_workspace(data: JSONBody[views.FindWorkspace], finder: NamedDependency[WorkspaceFinder]) -> views.Noted:
     """Mail the workspaces of an address to that address."""
     finder.ask(data.email)
     return views.Noted("If the address is known, a mail with its workspaces is on its way.")
 
 
 @get("/plans", opt={"access": "public"})
-async def list_plans(engine: AsyncEngine) -> views.PlanList:
+async def list_plans(engine: NamedDependency[AsyncEngine]) -> views.PlanList:
     """What can be chosen at sign-up."""
     async with engine.connect() as conn:
         rows = (await conn.execute(sa.select(plans).order_by(plans.c.requests_per_s, plans.c.name))).all()

@@ -79,11 +79,7 @@ def adopt(tenant: Tenant, seen: Sequence[Seen]) -> Adopted:
     if frozen is not None and tenant.move_id is None and tenant.state in _ROUTED:
         reason = f"{frozen.cell} holds it frozen for a move that the backup does not know; it is put back"
         return Adopted(frozen.cell, high, high, tenant.state, False, True, reason)
-    if any(s.state == "gone" for s in seen) and all(s.state == "gone" for s in seen) and tenant.state in _ROUTED:
-        return Adopted(
-            tenant.cell, tenant.epoch, high, "deleting", tenant.move_id is not None, False,
-            "its rows were purged after the backup: it was deleted",
-        )  # fmt: skip
+    # Also where every known cell purged it: it was deleted since, or moved to a cell that the backup does not know.
     reason = "a move of it goes on" if tenant.move_id else _UNSERVED if tenant.state in _ROUTED else ""
     return Adopted(tenant.cell, tenant.epoch, high, tenant.state, False, False, reason)
 

@@ -5,7 +5,8 @@ from typing import Annotated
 
 import sqlalchemy as sa
 from litestar import Response, Router, get
-from litestar.params import Parameter
+from litestar.di import NamedDependency
+from litestar.params import FromPath, QueryParameter
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
 from contracts import ids, routes
@@ -19,12 +20,12 @@ MAX_REVISION = 2**62
 
 @get("/routes", opt={"access": "router"})
 async def poll_routes(
-    route_log: RouteLog,
-    router: Annotated[str | None, Parameter(min_length=1, max_length=100)] = None,
-    log: Annotated[str | None, Parameter(max_length=100)] = None,
-    after: Annotated[int | None, Parameter(ge=0, le=MAX_REVISION)] = None,
-    applied: Annotated[int | None, Parameter(ge=0, le=MAX_REVISION)] = None,
-    wait_s: Annotated[float, Parameter(ge=0.0)] = 0.0,
+    route_log: NamedDependency[RouteLog],
+    router: Annotated[str | None, QueryParameter(min_length=1, max_length=100)] = None,
+    log: Annotated[str | None, QueryParameter(max_length=100)] = None,
+    after: Annotated[int | None, QueryParameter(ge=0, le=MAX_REVISION)] = None,
+    applied: Annotated[int | None, QueryParameter(ge=0, le=MAX_REVISION)] = None,
+    wait_s: Annotated[float, QueryParameter(ge=0.0)] = 0.0,
 ) -> Response[bytes]:
     """A snapshot without a cursor (or with one of another log), else what changed after it, waiting for a change.
 
@@ -39,7 +40,7 @@ async def poll_routes(
 
 
 @get("/routes/{name:str}", opt={"access": "viewer"})
-async def explain_route(name: str, engine: AsyncEngine) -> views.RouteExplained:
+async def explain_route(name: FromPath[str], engine: NamedDependency[AsyncEngine]) -> views.RouteExplained:
     """What the newest record of a tenant (by id, slug or host) says, and what that means."""
     async with engine.connect() as conn:
         tenant = await _known(conn, name)
@@ -61,7 +62,7 @@ async def explain_route(name: str, engine: AsyncEngine) -> views.RouteExplained:
 
 
 @get("/routers", opt={"access": "viewer"})
-async def list_routers(route_log: RouteLog) -> views.RouterList:
+async def list_routers(route_log: NamedDependency[RouteLog]) -> views.RouterList:
     """How far each router is."""
     leases = await route_log.routers()
     return views.RouterList([views.RouterView(r.name, r.log_id, r.revision, r.last_seen, r.live) for r in leases])

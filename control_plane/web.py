@@ -5,7 +5,6 @@ from typing import Any, Final
 import sqlalchemy as sa
 import structlog
 from litestar import Request, Response, get
-from litestar.datastructures import State
 from litestar.exceptions import HTTPException, ValidationException
 from litestar.handlers import HTTPRouteHandler
 from litestar.types import ExceptionHandlersMap
@@ -29,9 +28,8 @@ _BY_STATUS: Final = {
 }
 
 
-def provide_actor(state: State, request: Request[Any, Any, Any]) -> Actor:
+def provide_actor(request: Request[Any, Any, Any]) -> Actor:
     """The caller, as the guard established it."""
-    del state
     actor: Actor = request.state.actor
     return actor
 
