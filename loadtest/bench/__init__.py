@@ -1,0 +1,1 @@
+"""Benchmarks that compare, in the same run and on the same machine; ratios travel, microseconds do not."""
