@@ -5,7 +5,7 @@ from typing import Annotated
 
 import msgspec
 from litestar import Router, get, post
-from litestar.params import Parameter
+from litestar.params import Parameter, QueryParameter
 
 from contracts.ids import tenant_of
 from control_plane.auth import Actor
@@ -113,7 +113,7 @@ async def estimate_move(data: StartMove, moves: Moves) -> EstimateView:
 @get("/", opt={"access": "viewer"}, summary="List moves, newest first")
 async def list_moves(
     moves: Moves,
-    move_state: Annotated[State | None, Parameter(query="state")] = None,
+    move_state: Annotated[State | None, QueryParameter(name="state")] = None,
     tenant: str | None = None,
     limit: Annotated[int, Parameter(ge=1, le=MAX_LIMIT)] = DEFAULT_LIMIT,
 ) -> MoveList:

@@ -8,6 +8,7 @@ from typing import Any
 import asyncpg
 import pytest_asyncio
 import sqlalchemy as sa
+from mover_world import control_plane_dsn, world  # noqa: F401 - fixtures of the mover's tests
 from plane_world import Plane
 from sqlalchemy.ext.asyncio import create_async_engine
 

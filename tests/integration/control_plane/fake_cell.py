@@ -20,7 +20,7 @@ FLEET_ROOT = bytes(range(32))
 SCHEMA = "0007"
 
 
-class Refused(Exception):
+class Refused(Exception):  # noqa: N818 - an answer, not a failure
     """A problem answer."""
 
     def __init__(self, problem: Problem, detail: str = "") -> None:
@@ -66,7 +66,7 @@ class FakeCell:
         self.down = False
         self.lose_answer_of: set[str] = set()  # the command takes effect, its answer is lost; once each
         self.kill_after: str | None = None  # the commander dies once this command took effect
-        self.refuse: dict[str, Problem] = {}
+        self.refuse_once: dict[str, Problem] = {}
         self.corrupt_imports = False
 
     def active(self, tenant: str) -> bool:
@@ -79,8 +79,8 @@ class FakeCell:
         if (fence.term, fence.seq) < (row.fence.term, row.fence.seq):
             raise Refused(problems.FENCED)
         row.fence = fence
-        if command in self.refuse:
-            raise Refused(self.refuse[command])
+        if command in self.refuse_once:
+            raise Refused(self.refuse_once.pop(command))
         step: Callable[[Row, bytes], msgspec.Struct | list[bytes] | None] = getattr(self, f"_{command}")
         answer = step(row, body)
         return answer if answer is not None else self.status(tenant)

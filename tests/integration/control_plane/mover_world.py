@@ -1,6 +1,6 @@
 """What the mover's tests share: the control plane's real database, fake cells, a tenant, and movers that can be killed.
 
-Import the fixtures ``control_plane_dsn`` and ``world`` into a test module to use them.
+`conftest` brings its fixtures ``control_plane_dsn`` and ``world`` to every test of this folder.
 """
 
 import itertools
@@ -11,13 +11,12 @@ from time import monotonic
 import httpx
 import pytest_asyncio
 import sqlalchemy as sa
-from fake_cell import FLEET_ROOT, SCHEMA, FakeFleet, Row
+from fake_cell import FLEET_ROOT, SCHEMA, FakeFleet, Killed, Row
 from prometheus_client import CollectorRegistry
 from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
 
 from contracts import routes
 from contracts.ids import tenant_of
-from control_plane import move_store
 from control_plane.auth import Actor
 from control_plane.cell_client import CellClient
 from control_plane.models import Tenant, cells, route_log, tenants
@@ -25,7 +24,7 @@ from control_plane.move import Budgets
 from control_plane.move_metrics import MoveMetrics
 from control_plane.move_service import Moves
 from control_plane.move_store import Move
-from control_plane.mover import Mover, Tuning, unobserved
+from control_plane.mover import Boundary, Mover, Tuning, unobserved
 from control_plane.reconciler import Reconciler
 from control_plane.routes import RouteLog, publish, route_of
 from control_plane.schema import upgrade
@@ -64,6 +63,16 @@ async def control_plane_dsn(postgres: object) -> str:
     return dsn
 
 
+def killed_at(name: str) -> Boundary:
+    """An observer that ends the mover once this state is committed."""
+
+    async def on_boundary(reached: str) -> None:
+        if reached == name:
+            raise Killed(name)
+
+    return on_boundary
+
+
 class World:
     """One tenant in `SOURCE`, two cells, one control-plane database; as many movers as a test likes."""
 
@@ -98,7 +107,7 @@ class World:
 
     def mover(
         self,
-        on_boundary: Callable[[str], Awaitable[None]] = unobserved,
+        on_boundary: Boundary = unobserved,
         budgets: Budgets | None = None,
         sleep: Callable[[float], Awaitable[None]] | None = None,
     ) -> Mover:
@@ -130,10 +139,6 @@ class World:
         async with self.engine.connect() as conn:
             lines = (await conn.execute(query.order_by(route_log.c.revision))).scalars().all()
         return [r for r in map(routes.decode_line, (line.encode() for line in lines)) if isinstance(r, routes.Route)]
-
-    async def state_of_leader(self) -> int:
-        async with self.engine.connect() as conn:
-            return int((await conn.execute(sa.select(move_store.leader.c.term))).scalar_one())
 
     async def assert_settled(self, home: str) -> None:
         """One owner, which is where the control plane and the newest route say, and nothing left elsewhere."""

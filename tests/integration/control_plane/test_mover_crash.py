@@ -4,7 +4,7 @@ import asyncio
 
 import pytest
 from fake_cell import Killed
-from mover_world import HINT_KEY, OPERATOR, ROWS, SOURCE, TARGET, World, control_plane_dsn, world  # noqa: F401
+from mover_world import HINT_KEY, OPERATOR, ROWS, SOURCE, TARGET, World, killed_at
 
 from contracts.problems import ProblemError
 from contracts.routes import RouteHint
@@ -17,14 +17,6 @@ COMMANDS = [
     (TARGET, "prepare"), (SOURCE, "freeze"), (SOURCE, "export"), (TARGET, "import"), (SOURCE, "checksum"),
     (TARGET, "checksum"), (TARGET, "activate"), (SOURCE, "release"), (SOURCE, "purge"),
 ]  # fmt: skip
-
-
-def killed_at(name: str) -> object:
-    async def on_boundary(reached: str) -> None:
-        if reached == name:
-            raise Killed(name)
-
-    return on_boundary
 
 
 async def test_a_move_carries_every_row_and_publishes_hold_then_the_new_home(world: World) -> None:

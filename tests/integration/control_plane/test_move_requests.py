@@ -1,0 +1,115 @@
+"""What operators may ask of moves: every refusal says what to do, and asking twice at once gives one move."""
+
+import asyncio
+
+import pytest
+import sqlalchemy as sa
+from mover_world import OPERATOR, SOURCE, TARGET, World
+
+from contracts.problems import ProblemError
+from control_plane.models import cells, tenants
+from control_plane.move import State
+
+
+async def refusal(world: World, to: str) -> ProblemError:
+    with pytest.raises(ProblemError) as refused:
+        await world.moves.start(world.slug, to, OPERATOR)
+    with pytest.raises(ProblemError) as dry:
+        await world.moves.estimate(world.slug, to)
+    assert dry.value.problem is refused.value.problem
+    assert (await world.tenant()).move_id is None or refused.value.problem.slug == "move-running"
+    return refused.value
+
+
+async def test_a_move_to_where_the_tenant_lives_is_refused(world: World) -> None:
+    assert (await refusal(world, SOURCE)).problem.slug == "already-there"
+
+
+async def test_a_move_to_a_cell_that_nobody_knows_names_the_cells_there_are(world: World) -> None:
+    error = await refusal(world, "cell-9")
+    assert error.problem.slug == "not-found"
+    assert TARGET in error.detail
+
+
+async def test_a_moving_tenant_is_not_moved_again(world: World) -> None:
+    move_id = await world.start()
+    error = await refusal(world, TARGET)
+    assert error.problem.slug == "move-running"
+    assert move_id in error.detail
+
+
+@pytest.mark.parametrize(
+    ("change", "slug"),
+    [
+        ({"state": "draining"}, "conflict"),
+        ({"state": "closed"}, "conflict"),
+        ({"capacity": 0}, "cell-full"),
+        ({"schema_revision": "0001"}, "schema-mismatch"),
+        ({"region": "elsewhere"}, "conflict"),
+    ],
+)
+async def test_a_cell_that_cannot_take_the_tenant_is_refused_with_a_way_out(
+    world: World, change: dict[str, object], slug: str
+) -> None:
+    spare = f"spare-{world.number}"
+    async with world.engine.begin() as conn:
+        columns = [column for column in cells.c if column.name != "name"]
+        copy = sa.select(sa.literal(spare), *columns).where(cells.c.name == TARGET)
+        await conn.execute(cells.insert().from_select(["name", *(c.name for c in columns)], copy))
+        await conn.execute(cells.update().where(cells.c.name == spare).values(change))
+    error = await refusal(world, spare)
+    assert error.problem.slug == slug
+    assert error.extra.get("advice") or error.problem.advice
+    async with world.engine.begin() as conn:
+        await conn.execute(cells.update().where(cells.c.name == spare).values(state="removed"))
+
+
+@pytest.mark.parametrize("state", ["provisioning", "deleting"])
+async def test_a_tenant_that_is_coming_or_going_is_not_moved(world: World, state: str) -> None:
+    async with world.engine.begin() as conn:
+        await conn.execute(tenants.update().where(tenants.c.number == world.number).values(state=state))
+    with pytest.raises(ProblemError, match="conflict"):
+        await world.moves.start(world.id, TARGET, OPERATOR)
+
+
+async def test_of_two_operators_who_move_a_tenant_at_once_one_is_told_so(world: World) -> None:
+    asked = [world.moves.start(world.slug, TARGET, OPERATOR) for _ in range(2)]
+    outcomes = await asyncio.gather(*asked, return_exceptions=True)
+    refused = [o for o in outcomes if isinstance(o, ProblemError)]
+    assert [e.problem.slug for e in refused] == ["move-running"]
+
+
+async def test_a_dry_run_counts_the_rows_and_changes_nothing(world: World) -> None:
+    estimate = await world.moves.estimate(world.slug, TARGET)
+    assert (estimate.source, estimate.target, estimate.rows) == (SOURCE, TARGET, 50)
+    assert (await world.tenant()).move_id is None
+    assert await world.moves.all(None, world.slug, 10) == []
+
+
+async def test_a_finished_move_cannot_be_cancelled_and_an_unfinished_one_not_rolled_back(world: World) -> None:
+    move_id = await world.start()
+    with pytest.raises(ProblemError, match="move-running"):
+        await world.moves.rollback(move_id, OPERATOR)
+    await world.mover().drive(move_id, term=1)
+    with pytest.raises(ProblemError, match="conflict"):
+        await world.moves.cancel(move_id, OPERATOR)
+    listed = await world.moves.all(State.DONE, world.slug, 10)
+    assert [m.id for m in listed] == [move_id]
+
+
+async def test_a_move_that_another_followed_cannot_be_rolled_back(world: World) -> None:
+    first = await world.start()
+    await world.mover().drive(first, term=1)
+    second = await world.start(SOURCE)
+    await world.mover().drive(second, term=1)
+    with pytest.raises(ProblemError, match="lives in cell-1"):
+        await world.moves.rollback(first, OPERATOR)
+
+
+async def test_epochs_of_repeated_moves_rise_and_are_never_used_twice(world: World) -> None:
+    epochs = []
+    for to in (TARGET, SOURCE, TARGET):
+        move = await world.mover().drive(await world.start(to), term=1)
+        epochs.append(move.epoch)
+    assert epochs == [2, 3, 4]
+    await world.assert_settled(TARGET)

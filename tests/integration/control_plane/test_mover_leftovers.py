@@ -1,0 +1,95 @@
+"""What no move accounts for is cleaned; what a move accounts for, and what nobody can be sure of, is left alone."""
+
+import pytest
+from fake_cell import Killed, Row
+from mover_world import ROWS, SOURCE, TARGET, World, killed_at
+
+from control_plane.models import tenants
+from control_plane.reconciler import Repair, judge
+from control_plane.routes import publish, route_of
+
+
+@pytest.mark.invariant(6)
+async def test_routers_are_not_asked_to_hold_for_ever(world: World) -> None:
+    async with world.engine.begin() as conn:
+        await publish(conn, [route_of(await world.tenant(), "held")])
+    assert await world.reconciler().once(1) >= 1
+    await world.assert_settled(SOURCE)
+
+
+@pytest.mark.invariant(6)
+async def test_an_import_that_no_move_knows_is_given_up(world: World) -> None:
+    world.target.tenants[world.id] = Row("importing", 0, min_epoch=2, rows=list(ROWS))
+    await world.reconciler().once(1)
+    assert (world.target.tenants[world.id].state, world.target.tenants[world.id].rows) == ("aborted", [])
+    await world.assert_settled(SOURCE)
+
+
+@pytest.mark.invariant(6)
+async def test_a_home_that_nobody_moves_is_not_left_frozen(world: World) -> None:
+    world.source.tenants[world.id].state = "frozen"
+    await world.reconciler().once(1)
+    await world.assert_settled(SOURCE)
+    assert (await world.tenant()).epoch > 1
+
+
+async def test_a_frozen_home_stays_frozen_while_a_cell_that_might_own_it_cannot_be_asked(world: World) -> None:
+    world.source.tenants[world.id].state = "frozen"
+    world.target.down = True
+    await world.reconciler().once(1)
+    assert world.fleet.owners(world.id) == []
+
+
+@pytest.mark.invariant(6)
+@pytest.mark.parametrize("state", ["frozen", "moved"])
+async def test_rows_that_a_finished_move_left_behind_are_dropped(world: World, state: str) -> None:
+    await world.mover().drive(await world.start(), term=1)
+    world.source.tenants[world.id].state = state
+    world.source.tenants[world.id].rows = list(ROWS)
+    reconciler = world.reconciler()
+    await reconciler.once(1)
+    await reconciler.once(1)
+    await world.assert_settled(TARGET)
+
+
+async def test_a_mark_of_a_move_that_does_not_exist_is_cleared(world: World) -> None:
+    async with world.engine.begin() as conn:
+        marked = tenants.update().where(tenants.c.number == world.number)
+        await conn.execute(marked.values(move_id="m-lost", move_target=TARGET))
+    await world.reconciler().once(1)
+    await world.assert_settled(SOURCE)
+
+
+async def test_two_owners_are_reported_and_neither_is_touched(world: World) -> None:
+    world.target.tenants[world.id] = Row("active", 7, rows=list(ROWS))
+    assert await world.reconciler().once(1) >= 1
+    assert world.fleet.sent == []
+    assert len(world.fleet.owners(world.id)) == 2
+
+
+@pytest.mark.parametrize("boundary", ["holding", "frozen", "switching", "standby"])
+async def test_what_belongs_to_a_running_move_is_left_alone(world: World, boundary: str) -> None:
+    move_id = await world.start()
+    with pytest.raises(Killed):
+        await world.mover(killed_at(boundary)).drive(move_id, term=1)
+    sent = len(world.fleet.sent)
+    assert await world.reconciler().once(2) == 0
+    assert len(world.fleet.sent) == sent
+    await world.mover().drive(move_id, term=2)
+    await world.assert_settled(TARGET)
+
+
+async def test_a_repair_that_arrives_late_loses_against_a_move_that_began_meanwhile(world: World) -> None:
+    world.target.tenants[world.id] = Row("importing", 0, min_epoch=2)
+    await world.reconciler().once(1)
+    repairs = list(world.fleet.sent)
+    await world.mover().drive(await world.start(), term=1)
+    answers = {world.fleet.deliver_again(repair) for repair in repairs}
+    assert answers == {"fenced"}
+    await world.assert_settled(TARGET)
+
+
+def test_a_cell_that_serves_a_tenant_nobody_knows_is_reported() -> None:
+    finding = judge(TARGET, {TARGET: "active"}, None, complete=True)
+    assert finding is not None
+    assert finding.repair is Repair.ALARM
