@@ -21,7 +21,7 @@ from contracts.names import Field
 
 TIMEOUT_S: Final = 5.0
 BACKOFF_FIRST_S: Final = 0.2
-BACKOFF_MAX_S: Final = 10.0
+BACKOFF_MAX_S: Final = 2.0  # well below the lease of a cell, so that a control plane that returns sees it at once
 _ACTIVE_TENANTS: Final = "SELECT count(*) FROM cellwall.tenants WHERE state = 'active'"
 
 _log = structlog.get_logger()

@@ -34,14 +34,24 @@ class Hooked:
     async def start(self, hook: str) -> None:
         os.environ[VARIABLE] = hook
         self.fleet.state.spec = replace(self.plain, modules={"control_plane": "tests.system.paused_control_plane"})
-        await self.fleet.stop(CONTROL_PLANE)
-        await self.fleet.revive(CONTROL_PLANE)
+        await self._again()
 
     async def plainly(self) -> None:
         os.environ.pop(VARIABLE, None)
         self.fleet.state.spec = self.plain
+        await self._again()
+
+    async def _again(self) -> None:
+        """Start it anew, and wait until it has heard of every cell again."""
         await self.fleet.stop(CONTROL_PLANE)
         await self.fleet.revive(CONTROL_PLANE)
+        async with Product.at(self.fleet) as product:
+
+            async def heard() -> bool:
+                cells = (await product.operate("GET", "/v1/cells")).json()["cells"]
+                return all(cell["healthy"] for cell in cells)
+
+            await until(heard, "the return of every cell's heartbeat")
 
 
 @pytest_asyncio.fixture
