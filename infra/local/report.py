@@ -102,12 +102,8 @@ def samples(fleet: Fleet) -> list[tuple[str, str]]:
         for shard, dsn in cell.shards.items()
     ]
     lines.append((f"the {CONTROL_PLANE}'s own database", f"{psql} '{fleet.control_plane.dsn}'"))
-    lines.append(
-        (
-            "cellctl in this shell",
-            f'eval "$({sys.executable} -m infra.local env{_state_option(fleet)})" && cellctl cells list',
-        )
-    )
+    exports = f"{sys.executable} -m infra.local env{_state_option(fleet)}"
+    lines.append(("cellctl in this shell", f'eval "$({exports})" && cellctl cells list'))
     return lines
 
 

@@ -117,7 +117,9 @@ class Runner:
         if process is not None:
             server = self.is_server(name)
             first = SIGINT if server and isinstance(self.plan.server(name), PostgresServer) else SIGTERM
-            await process.stop(first=first, grace_s=SERVER_GRACE_S if server else SERVICE_GRACE_S)
+            grace_s = SERVER_GRACE_S if server else SERVICE_GRACE_S
+            if not await process.stop(first=first, grace_s=grace_s):
+                self._say(f"{name} did not end within {grace_s:.0f} s and was killed")
         await self._stop_remains(name)
 
     async def stop_everything(self) -> None:

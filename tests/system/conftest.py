@@ -29,11 +29,13 @@ async def fleet(system_folder: Path) -> AsyncIterator[Fleet]:
     """The fleet: two routers of two workers, two cells of two shards. A test puts back whatever it broke."""
     lines: list[str] = []
     async with Fleet.start(FleetSpec(), system_folder / "fleet", lines.append) as running:
+        lines.clear()
         snapshot = Snapshot.of(running)
         yield running
         if keep := os.environ.get("CELLWALL_TEST_KEEP_LOGS"):
             shutil.copytree(running.folder.logs, keep, dirs_exist_ok=True)
     assert snapshot.left() == []
+    assert [line for line in lines if "was killed" in line] == [], "a process did not end when it was asked to"
 
 
 @pytest_asyncio.fixture(loop_scope="function")

@@ -201,8 +201,17 @@ async def test_routing_goes_on_and_a_router_restarts_while_the_control_plane_is_
     finally:
         await fleet.revive("control-plane-db")
         await fleet.revive(CONTROL_PLANE)
+
+    async def cells_reported() -> bool:
+        return all(cell["healthy"] for cell in (await product.operate("GET", "/v1/cells")).json()["cells"])
+
+    await until(cells_reported, "the cells to report to the control plane again")
     later = await product.sign_up(product.routers[1])
-    assert (await product.ask(later, "GET", "/v1/me", router=1)).status_code == 200
+
+    async def caught_up() -> bool:
+        return {(await product.ask(later, "GET", "/v1/me", router=n)).status_code for n in (0, 1)} == {200}
+
+    await until(caught_up, "both routers to follow the route log again")
 
 
 async def test_a_new_cell_takes_tenants_without_a_restart_of_anything(fleet: Fleet, product: Product) -> None:
