@@ -24,7 +24,7 @@ CELLS = ("cell-1", "cell-2")
 
 
 class Cell(FakeCell):
-    """A cell that also creates tenants. ``stalled``: `provision` takes effect and then answers nothing."""
+    """A cell that also creates tenants."""
 
     def _provision(self, row: Row, body: bytes) -> transfer.Provisioned:
         command = msgspec.json.decode(body, type=transfer.Provision)
@@ -69,7 +69,7 @@ class Plane:
         self.engine = create_async_engine(sa.make_url(dsn).set(drivername="postgresql+asyncpg"), pool_size=25)
         self.fleet = Fleet(*CELLS)
         self.mailbox = Mailbox()
-        self._http = httpx.AsyncClient(transport=self.fleet)
+        self.http = httpx.AsyncClient(transport=self.fleet)
         self.services: Services
         self.keys: dict[str, str] = {}
         self._tasks: list[asyncio.Task[None]] = []
@@ -80,7 +80,7 @@ class Plane:
         for task in self._tasks:
             task.cancel()
         self.services = compose(
-            self.engine, self._http, fleet_root=FLEET_ROOT, base_domain=DOMAIN, mailer=self.mailbox,
+            self.engine, self.http, fleet_root=FLEET_ROOT, base_domain=DOMAIN, mailer=self.mailbox,
             clock=monotonic, rng=random.Random(7),
         )  # fmt: skip
         api = create_app(self.services, FLEET_ROOT)
@@ -97,6 +97,8 @@ class Plane:
                 self.keys[role] = (await create_key(conn, f"test {role}", role))[1]
         for name in CELLS:
             await self.register(name)
+        # A slow machine must not let a lease run out in the middle of a test; tests about leases set their own.
+        await self.rows("UPDATE cells SET last_seen = clock_timestamp() + interval '1 hour'")
         self.listen()
 
     async def end(self) -> None:
@@ -104,7 +106,7 @@ class Plane:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
         await self.services.tenancy.drain()
-        for client in (self._api, self._front_door, self._http):
+        for client in (self._api, self._front_door, self.http):
             await client.aclose()
         await self.engine.dispose()
 
