@@ -10,7 +10,15 @@ from typing import Final, cast
 
 from contracts.problems import CLIENT_TOO_SLOW, Problem
 from router.framing import BodyReader, FramingError, reader
-from router.http1 import MalformedError, Request, RequestFields, check_request_line, head_end, parse_request
+from router.http1 import (
+    KnownHead,
+    MalformedError,
+    Request,
+    RequestFields,
+    check_request_line,
+    head_end,
+    parse_request,
+)
 from router.path import Path, problem_answer, static_lines
 from router.proxy import Exchange
 
@@ -32,7 +40,7 @@ class Client(asyncio.Protocol):
     """One connection. Implements what `Exchange` asks of its client."""
 
     __slots__ = (
-        *("_body", "_buf", "_exchange", "_known", "_known_fields", "_lingered", "_looping", "_path", "_paused"),
+        *("_body", "_buf", "_exchange", "_known", "_lingered", "_looping", "_path", "_paused"),
         *("_phase", "_scanned", "_static", "_static_for", "_timer", "_transport", "address", "tunnel"),
     )
 
@@ -45,8 +53,7 @@ class Client(asyncio.Protocol):
         self._body: BodyReader | None = None
         self._buf = b""
         self._scanned = 0
-        self._known = b""
-        self._known_fields: RequestFields | None = None
+        self._known: KnownHead | None = None
         self._static = b""
         self._static_for: RequestFields | None = None
         self._looping = False
@@ -129,9 +136,7 @@ class Client(asyncio.Protocol):
                 self._timer.start(self._path.budgets.client_head_s)
             self._buf, self._scanned = buf, len(buf)
             return False
-        request, block = parse_request(buf[:end], self._known, self._known_fields)
-        if block and request.fields.framing == 0 and not request.fields.websocket:
-            self._known, self._known_fields = block, request.fields
+        request, self._known = parse_request(buf[:end], self._known)
         self._buf, self._scanned = buf[end:] if end < len(buf) else b"", 0
         self._begin(request)
         return True

@@ -17,6 +17,7 @@ from router.framing import CHUNKED, UNTIL_EOF
 
 MAX_HEAD: Final = 32 * 1024  # bytes of a head, start line included
 MAX_FIELDS: Final = 128  # field lines of a head
+_NAMES_REMEMBERED: Final = 4096  # spellings of field names, of all connections
 
 _TOKEN = rb"[!#$%&'*+\-.^_`|~0-9A-Za-z]+"
 _REQUEST_LINE = re.compile(rb"(" + _TOKEN + rb") ([\x21\x22\x24-\x7e]+) HTTP/1\.([01])\r\n")
@@ -55,7 +56,6 @@ class RequestFields:
     host: bytes  # lower-case, without port
     tenants: tuple[bytes, ...]  # the values of X-Tenant-ID
     authorization: bytes | None
-    traceparent: bytes | None  # only where it is well-formed
     framing: int  # bytes of body, or `CHUNKED`
     keep_alive: bool
     expects_continue: bool
@@ -71,6 +71,32 @@ class Request:
     target: bytes
     version: int
     fields: RequestFields
+    traceparent: bytes | None  # only where it is well-formed
+
+
+@dataclass(slots=True)
+class KnownHead:
+    """The field block of an accepted request, so that one that repeats it is not parsed again.
+
+    Only blocks of HTTP/1.1 without a body and without an upgrade become known. ``trace`` is the place of the one
+    traceparent value, which may differ: it changes with every request of a client that traces.
+    """
+
+    block: bytes
+    fields: RequestFields
+    trace: slice | None
+
+    def repeated_by(self, block: bytes) -> bool:
+        """Whether ``block`` is the same, but for a well-formed traceparent at its place."""
+        trace = self.trace
+        if trace is None:
+            return block == self.block
+        return (
+            len(block) == len(self.block)
+            and block[: trace.start] == self.block[: trace.start]
+            and block[trace.stop :] == self.block[trace.stop :]
+            and _TRACEPARENT.match(block[trace]) is not None
+        )
 
 
 @dataclass(slots=True)
@@ -123,11 +149,10 @@ def check_request_line(buf: bytes) -> None:
         raise MalformedError("a malformed request line")
 
 
-def parse_request(head: bytes, known: bytes = b"", known_fields: RequestFields | None = None) -> tuple[Request, bytes]:
-    """A whole request head -> the request and its field block.
+def parse_request(head: bytes, known: KnownHead | None = None) -> tuple[Request, KnownHead | None]:
+    """A whole request head -> the request, and what may be given as ``known`` with the next head of the connection.
 
-    The block and its fields may be given as ``known`` next time, where the block is not empty and the request has no
-    body and asks for no upgrade. A block that equals ``known`` is not parsed again; the request line always is.
+    A block that repeats the known one is not parsed again; the request line always is.
     """
     line = _REQUEST_LINE.match(head)
     if line is None:
@@ -136,13 +161,25 @@ def parse_request(head: bytes, known: bytes = b"", known_fields: RequestFields |
     if method == b"CONNECT":
         raise MalformedError("CONNECT is not supported", NOT_SUPPORTED)
     block = head[line.end() :]
-    if known_fields is not None and block == known and target[0] == 0x2F and minor == b"1":
-        return Request(method, target, 1, known_fields), block
-    fields = _request_fields(_fields(b"POST / HTTP/1.1\r\n", block), method, int(minor))
+    if known is not None and target[0] == 0x2F and minor == b"1" and known.repeated_by(block):
+        return Request(method, target, 1, known.fields, block[known.trace] if known.trace else None), known
+    fields, trace = _request_fields(_fields(b"POST / HTTP/1.1\r\n", block), method, int(minor))
     if target[0] != 0x2F:
-        target, fields = _other_form(method, target, fields)
-        return Request(method, target, int(minor), fields), b""
-    return Request(method, target, int(minor), fields), block if minor == b"1" else b""
+        target = _other_form(method, target, fields)
+    request = Request(method, target, int(minor), fields, trace)
+    return request, _known(request, block)
+
+
+def _known(request: Request, block: bytes) -> KnownHead | None:
+    fields, trace = request.fields, request.traceparent
+    if request.version == 0 or fields.framing != 0 or fields.websocket:
+        return None
+    if trace is None:
+        return KnownHead(block, fields, None)
+    at = block.find(trace)
+    if block.find(trace, at + 1) >= 0:
+        return None  # the same text twice: which of them is the field?
+    return KnownHead(block, fields, slice(at, at + len(trace)))
 
 
 def _fields(start: bytes, block: bytes) -> list[tuple[bytes, bytes]]:
@@ -162,23 +199,44 @@ def _fields(start: bytes, block: bytes) -> list[tuple[bytes, bytes]]:
     return collector.fields
 
 
-def _sort(
-    fields: list[tuple[bytes, bytes]], noted: frozenset[bytes], drops: frozenset[bytes]
-) -> tuple[dict[bytes, list[bytes]], list[tuple[bytes, bytes]]]:
-    """Fields -> the noted ones by name, and the lines to pass on with their lower-case names."""
-    found: dict[bytes, list[bytes]] = {}
-    passed = []
-    for name, raw in fields:
+class _Sorter:
+    """Sorts fields into those that are noted and those that are passed on; names are judged once and remembered."""
+
+    def __init__(self, noted: frozenset[bytes], drops: frozenset[bytes], prefixes: tuple[bytes, ...]) -> None:
+        self._noted = noted
+        self._drops = drops
+        self._prefixes = prefixes
+        self._names: dict[bytes, tuple[bytes, bool, bool]] = {}
+
+    def sort(self, fields: list[tuple[bytes, bytes]]) -> tuple[dict[bytes, list[bytes]], bytes]:
+        """Fields -> the noted ones by name, and the lines to pass on. What Connection nominates is not passed on."""
+        found: dict[bytes, list[bytes]] = {}
+        passed, names = [], []
+        for name, raw in fields:
+            low, noted, passes = self._names.get(name) or self._judge(name)
+            value = raw.rstrip(b" \t")
+            if noted:
+                found.setdefault(low, []).append(value)
+            if passes:
+                passed.append(b"%b: %b\r\n" % (name, value))
+                names.append(low)
+        if b"connection" in found:
+            nominated = _options(found[b"connection"]) - {b"close", b"keep-alive", b"upgrade"}
+            if nominated:
+                passed = [line for low, line in zip(names, passed, strict=True) if low not in nominated]
+        return found, b"".join(passed)
+
+    def _judge(self, name: bytes) -> tuple[bytes, bool, bool]:
         low = name.lower()
-        value = raw.rstrip(b" \t")
-        if low in noted:
-            found.setdefault(low, []).append(value)
-        if low not in drops:
-            passed.append((low, b"%b: %b\r\n" % (name, value)))
-    nominated = _options(found.get(b"connection")) - {b"close", b"keep-alive", b"upgrade"}
-    if nominated:
-        passed = [(low, line) for low, line in passed if low not in nominated]
-    return found, passed
+        judged = low, low in self._noted, low not in self._drops and not low.startswith(self._prefixes)
+        if len(self._names) >= _NAMES_REMEMBERED:
+            self._names.clear()
+        self._names[name] = judged
+        return judged
+
+
+_requests = _Sorter(_NOTED, _REQUEST_DROPS, _DROPPED_PREFIXES)
+_answers = _Sorter(_ANSWER_NOTED, _ANSWER_DROPS, ())
 
 
 def _options(values: list[bytes] | None) -> set[bytes]:
@@ -215,8 +273,8 @@ def _framing(found: dict[bytes, list[bytes]], minor: int) -> int | None:
     return int(length)
 
 
-def _request_fields(raw: list[tuple[bytes, bytes]], method: bytes, minor: int) -> RequestFields:
-    found, passed = _sort(raw, _NOTED, _REQUEST_DROPS)
+def _request_fields(raw: list[tuple[bytes, bytes]], method: bytes, minor: int) -> tuple[RequestFields, bytes | None]:
+    found, lines = _requests.sort(raw)
     authority = _single(found, b"host")
     if authority is None:
         if minor:
@@ -227,19 +285,20 @@ def _request_fields(raw: list[tuple[bytes, bytes]], method: bytes, minor: int) -
     expect = _single(found, b"expect")
     if expect is not None and expect.lower() != b"100-continue":
         raise MalformedError("an expectation other than 100-continue")
-    traceparent = found.get(b"traceparent", [b""])
-    return RequestFields(
+    fields = RequestFields(
         authority=authority,
         host=_host(authority),
         tenants=tuple(found.get(b"x-tenant-id", ())),
         authorization=_single(found, b"authorization"),
-        traceparent=traceparent[0] if len(traceparent) == 1 and _TRACEPARENT.match(traceparent[0]) else None,
         framing=framing or 0,
         keep_alive=minor == 1 and b"close" not in options,
         expects_continue=expect is not None and minor == 1 and framing not in (None, 0),
         websocket=_websocket(found, options, method, minor, framing),
-        lines=b"".join([line for low, line in passed if not low.startswith(_DROPPED_PREFIXES)]),
+        lines=lines,
     )
+    traces = found.get(b"traceparent")
+    trace = traces[0] if traces is not None and len(traces) == 1 and _TRACEPARENT.match(traces[0]) else None
+    return fields, trace
 
 
 def _websocket(
@@ -263,10 +322,10 @@ def _host(authority: bytes) -> bytes:
     return match[1].lower()
 
 
-def _other_form(method: bytes, target: bytes, fields: RequestFields) -> tuple[bytes, RequestFields]:
+def _other_form(method: bytes, target: bytes, fields: RequestFields) -> bytes:
     """A target that is no path: ``*`` for OPTIONS, or the absolute form (RFC 9112, 3.2.2)."""
     if target == b"*" and method == b"OPTIONS":
-        return target, fields
+        return target
     match = _ABSOLUTE.match(target)
     if match is None:
         raise MalformedError("a malformed request target")
@@ -275,7 +334,7 @@ def _other_form(method: bytes, target: bytes, fields: RequestFields) -> tuple[by
     path = match[2]
     if not path.startswith(b"/"):
         path = b"*" if not path and method == b"OPTIONS" else b"/" + path
-    return path, fields
+    return path
 
 
 def parse_answer(head: bytes, method: bytes) -> AnswerHead:
@@ -284,7 +343,7 @@ def parse_answer(head: bytes, method: bytes) -> AnswerHead:
     if line is None:
         raise MalformedError("a malformed status line")
     status, minor = int(line[2]), int(line[1])
-    found, passed = _sort(_fields(b"HTTP/1.1 204 \r\n", head[line.end() :]), _ANSWER_NOTED, _ANSWER_DROPS)
+    found, lines = _answers.sort(_fields(b"HTTP/1.1 204 \r\n", head[line.end() :]))
     named = _framing(found, minor)
     options = _options(found.get(b"connection"))
     bodyless = status < 200 or status in (204, 304) or method == b"HEAD"
@@ -298,5 +357,5 @@ def parse_answer(head: bytes, method: bytes) -> AnswerHead:
         refused=_single(found, envelope.REFUSED),
         route=_single(found, envelope.ROUTE),
         websocket=b"upgrade" in options and _options(found.get(b"upgrade")) == {b"websocket"},
-        lines=b"".join([line for _, line in passed]),
+        lines=lines,
     )

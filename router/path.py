@@ -108,10 +108,10 @@ def request_head(request: Request, static: bytes, envelope: bytes, request_id: b
     """A request as the cell gets it: framing, expectation, trace and upgrade are made anew."""
     fields = request.fields
     span = request_id[16:]
-    if fields.traceparent is None:
+    if request.traceparent is None:
         trace = b"traceparent: 00-%b-%b-00\r\n" % (request_id, span)
     else:
-        trace = b"traceparent: %b%b%b\r\n" % (fields.traceparent[:36], span, fields.traceparent[52:])
+        trace = b"traceparent: %b%b%b\r\n" % (request.traceparent[:36], span, request.traceparent[52:])
     if fields.framing > 0:
         framing = b"content-length: %d\r\n" % fields.framing
     elif fields.framing == CHUNKED:

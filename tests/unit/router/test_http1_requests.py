@@ -128,10 +128,10 @@ def test_an_absolute_target_must_name_the_authority_that_host_names() -> None:
 
 
 def test_connect_is_not_supported_even_behind_a_known_head() -> None:
-    _, block = parse_request(b"GET /a HTTP/1.1\r\n" + HOST + b"\r\n")
-    fields = parse().fields
+    _, known = parse_request(b"GET /a HTTP/1.1\r\n" + HOST + b"\r\n")
+    assert known is not None
     with pytest.raises(MalformedError) as caught:
-        parse_request(b"CONNECT /a HTTP/1.1\r\n" + HOST + b"\r\n", block, fields)
+        parse_request(b"CONNECT /a HTTP/1.1\r\n" + HOST + b"\r\n", known)
     assert caught.value.problem.status == 501
 
 
@@ -198,9 +198,44 @@ def test_framing_and_persistence_are_read_from_the_fields() -> None:
 
 def test_a_malformed_trace_is_not_continued() -> None:
     good = b"00-" + b"a" * 32 + b"-" + b"b" * 16 + b"-01"
-    assert parse(fields=HOST + b"traceparent: " + good + b"\r\n").fields.traceparent == good
-    assert parse(fields=HOST + b"traceparent: 00-zz\r\n").fields.traceparent is None
-    assert parse(fields=HOST + (b"traceparent: " + good + b"\r\n") * 2).fields.traceparent is None
+    assert parse(fields=HOST + b"traceparent: " + good + b"\r\n").traceparent == good
+    assert parse(fields=HOST + b"traceparent: 00-zz\r\n").traceparent is None
+    assert parse(fields=HOST + (b"traceparent: " + good + b"\r\n") * 2).traceparent is None
+
+
+def test_a_known_head_is_left_where_anything_but_the_trace_differs() -> None:
+    def head(trace: bytes, rest: bytes = b"X: 1\r\n") -> bytes:
+        return b"GET /a HTTP/1.1\r\n" + HOST + b"traceparent: " + trace + b"\r\n" + rest + b"\r\n"
+
+    one, two = b"00-" + b"a" * 32 + b"-" + b"b" * 16 + b"-01", b"00-" + b"c" * 32 + b"-" + b"d" * 16 + b"-01"
+    first, known = parse_request(head(one))
+    again, same = parse_request(head(two), known)
+    assert (again.fields is first.fields, again.traceparent, same) == (True, two, known)
+    for other in (head(two, b"X: 2\r\n"), head(two[:-1] + b"g"), head(b"X\r\nY: " + two[6:]), head(two[:-2] + b"0\r")):
+        request = None
+        try:
+            request, _ = parse_request(other, known)
+        except MalformedError:
+            continue
+        assert request.fields is not first.fields
+
+
+def test_a_trace_that_stands_twice_in_a_head_is_not_taken_for_the_other_field() -> None:
+    trace = b"00-" + b"a" * 32 + b"-" + b"b" * 16 + b"-01"
+    fields = HOST + b"X-Debug: " + trace + b"\r\ntraceparent: " + trace + b"\r\n"
+    assert parse_request(b"GET /a HTTP/1.1\r\n" + fields + b"\r\n")[1] is None
+
+
+@pytest.mark.parametrize(
+    "head",
+    [
+        b"POST /a HTTP/1.1\r\nHost: a\r\nContent-Length: 5\r\n\r\n",
+        b"GET /a HTTP/1.1\r\nHost: a\r\nConnection: upgrade\r\nUpgrade: websocket\r\n\r\n",
+        b"GET /a HTTP/1.0\r\nHost: a\r\n\r\n",
+    ],
+)
+def test_what_depends_on_more_than_its_fields_never_becomes_a_known_head(head: bytes) -> None:
+    assert parse_request(head)[1] is None
 
 
 def test_a_head_that_never_ends_is_bounded() -> None:
