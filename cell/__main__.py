@@ -1,4 +1,4 @@
-"""``python -m cell migrate | api | worker | redrive``: exit status 2 for what the operator must correct, 1 for what broke."""
+"""The processes of a cell: exit status 2 for what the operator must correct, 1 for what broke."""
 
 import argparse
 import sys

@@ -16,7 +16,7 @@ from uuid import UUID
 
 from litestar import Request
 from litestar.connection import ASGIConnection
-from litestar.di import Provide
+from litestar.di import NamedDependency, Provide
 from litestar.handlers import BaseRouteHandler
 
 from cell.shards.context import TenantContext
@@ -138,7 +138,9 @@ class Caller:
 def caller(authenticate: Authenticate) -> Provide:
     """The dependency ``caller`` of handlers that declare a role. It fails where `guard` did not run."""
 
-    async def provide(request: Request[Any, Any, Any], tenant: TenantContext, shards: Shards) -> Caller:
+    async def provide(
+        request: Request[Any, Any, Any], tenant: NamedDependency[TenantContext], shards: NamedDependency[Shards]
+    ) -> Caller:
         needs, credential = cast("dict[str, Any]", request.scope)[_ASKED]
         return Caller(tenant, shards, needs, credential, authenticate)
 

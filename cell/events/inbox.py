@@ -200,6 +200,6 @@ def _fields(consumer: Consumer, tenant: int, event_id: UUID, error: Exception) -
     return {
         Field.TENANT: f"t{tenant}",
         "consumer": consumer.name,
-        "event": str(event_id),
+        "event_id": str(event_id),
         Field.REASON: f"{type(error).__name__}: {error}",
     }

@@ -6,6 +6,8 @@ from uuid import UUID
 
 import msgspec
 from litestar import Router, delete, get, patch, post
+from litestar.di import NamedDependency
+from litestar.params import FromPath, FromQuery, RawBody
 from msgspec import UNSET, Meta, UnsetType
 
 from cell import wire
@@ -106,7 +108,9 @@ _key_add: Final = wire.Reader(KeyAdd)
 
 
 @post("/sessions", opt={"access": PUBLIC})
-async def log_in(body: bytes, tenant: TenantContext, shards: Shards) -> SessionToken:
+async def log_in(
+    body: RawBody, tenant: NamedDependency[TenantContext], shards: NamedDependency[Shards]
+) -> SessionToken:
     """Open a session. A wrong password and an unknown address get the same answer after the same work."""
     login = _login(body)
     async with shards.enter(tenant, read_only=True) as session:
@@ -121,14 +125,14 @@ async def log_in(body: bytes, tenant: TenantContext, shards: Shards) -> SessionT
 
 
 @delete("/sessions/current", opt={"access": Role.VIEWER})
-async def log_out(caller: Caller) -> None:
+async def log_out(caller: NamedDependency[Caller]) -> None:
     """End the session that the request came with."""
     async with caller.enter() as (session, who):
         await service.end_session(session, who)
 
 
 @get("/me", opt={"access": Role.VIEWER})
-async def me(caller: Caller) -> Me:
+async def me(caller: NamedDependency[Caller]) -> Me:
     """Who the credential is, and what it may do."""
     async with caller.enter(read_only=True) as (session, who):
         user = await service.get_user(session, who.user_id)
@@ -136,7 +140,9 @@ async def me(caller: Caller) -> Me:
 
 
 @get("/users", opt={"access": Role.MEMBER})
-async def list_users(caller: Caller, limit: int = wire.PAGE_ITEMS, cursor: str | None = None) -> wire.Page[UserView]:
+async def list_users(
+    caller: NamedDependency[Caller], limit: FromQuery[int] = wire.PAGE_ITEMS, cursor: FromQuery[str | None] = None
+) -> wire.Page[UserView]:
     """Users, in the order they were added."""
     size, after = wire.page_size(limit), wire.id_of_cursor(cursor)
     async with caller.enter(read_only=True) as (session, _):
@@ -145,7 +151,7 @@ async def list_users(caller: Caller, limit: int = wire.PAGE_ITEMS, cursor: str |
 
 
 @post("/users", opt={"access": Role.ADMIN})
-async def add_user(body: bytes, caller: Caller) -> UserView:
+async def add_user(body: RawBody, caller: NamedDependency[Caller]) -> UserView:
     """Add a user. Nobody gives a role above their own."""
     new = _user_add(body)
     async with caller.enter(read_only=True):
@@ -157,7 +163,7 @@ async def add_user(body: bytes, caller: Caller) -> UserView:
 
 
 @patch("/users/{user_id:uuid}", opt={"access": Role.ADMIN})
-async def change_user(user_id: UUID, body: bytes, caller: Caller) -> UserView:
+async def change_user(user_id: FromPath[UUID], body: RawBody, caller: NamedDependency[Caller]) -> UserView:
     """Change a user's name, role or password."""
     asked = _user_patch(body)
     password_hash = None
@@ -177,14 +183,16 @@ async def change_user(user_id: UUID, body: bytes, caller: Caller) -> UserView:
 
 
 @delete("/users/{user_id:uuid}", opt={"access": Role.ADMIN})
-async def delete_user(user_id: UUID, caller: Caller) -> None:
+async def delete_user(user_id: FromPath[UUID], caller: NamedDependency[Caller]) -> None:
     """Delete a user; their keys and sessions stop working at once."""
     async with caller.enter() as (session, who):
         await service.delete_user(session, who, user_id)
 
 
 @get("/api-keys", opt={"access": Role.ADMIN})
-async def list_keys(caller: Caller, limit: int = wire.PAGE_ITEMS, cursor: str | None = None) -> wire.Page[KeyView]:
+async def list_keys(
+    caller: NamedDependency[Caller], limit: FromQuery[int] = wire.PAGE_ITEMS, cursor: FromQuery[str | None] = None
+) -> wire.Page[KeyView]:
     """API keys of all users, in the order they were made."""
     size, after = wire.page_size(limit), wire.id_of_cursor(cursor)
     async with caller.enter(read_only=True) as (session, _):
@@ -193,7 +201,7 @@ async def list_keys(caller: Caller, limit: int = wire.PAGE_ITEMS, cursor: str | 
 
 
 @post("/api-keys", opt={"access": Role.ADMIN})
-async def add_key(body: bytes, caller: Caller) -> KeyView:
+async def add_key(body: RawBody, caller: NamedDependency[Caller]) -> KeyView:
     """Make an API key of the calling user; its text is shown once."""
     new = _key_add(body)
     async with caller.enter() as (session, who):
@@ -202,7 +210,7 @@ async def add_key(body: bytes, caller: Caller) -> KeyView:
 
 
 @delete("/api-keys/{key_id:uuid}", opt={"access": Role.ADMIN})
-async def delete_key(key_id: UUID, caller: Caller) -> None:
+async def delete_key(key_id: FromPath[UUID], caller: NamedDependency[Caller]) -> None:
     """Revoke an API key."""
     async with caller.enter() as (session, who):
         await service.delete_key(session, who, key_id)

@@ -6,6 +6,8 @@ from uuid import UUID
 
 import msgspec
 from litestar import Router, delete, get, patch, post
+from litestar.di import NamedDependency
+from litestar.params import FromPath, FromQuery, RawBody
 from msgspec import UNSET, Meta, UnsetType
 
 from cell import wire
@@ -64,7 +66,7 @@ _patch: Final = wire.Reader(ProductPatch)
 
 
 @post("/products", opt={"access": Role.MEMBER})
-async def add_product(body: bytes, caller: Caller) -> ProductView:
+async def add_product(body: RawBody, caller: NamedDependency[Caller]) -> ProductView:
     """Add a product."""
     new = _add(body)
     async with caller.enter() as (session, _):
@@ -74,7 +76,7 @@ async def add_product(body: bytes, caller: Caller) -> ProductView:
 
 @get("/products", opt={"access": Role.VIEWER})
 async def list_products(
-    caller: Caller, limit: int = wire.PAGE_ITEMS, cursor: str | None = None
+    caller: NamedDependency[Caller], limit: FromQuery[int] = wire.PAGE_ITEMS, cursor: FromQuery[str | None] = None
 ) -> wire.Page[ProductView]:
     """Products, in the order they were added."""
     size, after = wire.page_size(limit), wire.id_of_cursor(cursor)
@@ -84,14 +86,14 @@ async def list_products(
 
 
 @get("/products/{product_id:uuid}", opt={"access": Role.VIEWER})
-async def get_product(product_id: UUID, caller: Caller) -> ProductView:
+async def get_product(product_id: FromPath[UUID], caller: NamedDependency[Caller]) -> ProductView:
     """One product, with the units sold so far."""
     async with caller.enter(read_only=True) as (session, _):
         return ProductView.of(await service.get(session, product_id))
 
 
 @patch("/products/{product_id:uuid}", opt={"access": Role.MEMBER})
-async def change_product(product_id: UUID, body: bytes, caller: Caller) -> ProductView:
+async def change_product(product_id: FromPath[UUID], body: RawBody, caller: NamedDependency[Caller]) -> ProductView:
     """Change a product."""
     asked = _patch(body)
     change = service.ProductChange(
@@ -106,7 +108,7 @@ async def change_product(product_id: UUID, body: bytes, caller: Caller) -> Produ
 
 
 @delete("/products/{product_id:uuid}", opt={"access": Role.ADMIN})
-async def delete_product(product_id: UUID, caller: Caller) -> None:
+async def delete_product(product_id: FromPath[UUID], caller: NamedDependency[Caller]) -> None:
     """Delete a product that was never ordered."""
     async with caller.enter() as (session, _):
         await service.remove(session, product_id)

@@ -6,6 +6,8 @@ from uuid import UUID
 
 import msgspec
 from litestar import Request, Response, Router, get, post
+from litestar.di import NamedDependency
+from litestar.params import FromPath, FromQuery, RawBody
 from litestar.status_codes import HTTP_201_CREATED
 from msgspec import Meta
 
@@ -68,7 +70,9 @@ _encode: Final = msgspec.json.Encoder().encode
 
 
 @post("/orders", opt={"access": Role.MEMBER})
-async def create_order(request: Request[Any, Any, Any], body: bytes, caller: Caller) -> Response[bytes]:
+async def create_order(
+    request: Request[Any, Any, Any], body: RawBody, caller: NamedDependency[Caller]
+) -> Response[bytes]:
     """Create an order, once per Idempotency-Key: a repeat gets the first answer, with ``Idempotent-Replayed: true``."""
     key = idempotency.key_of(request.headers.get(idempotency.FIELD))
     asked = _add(body)
@@ -85,14 +89,16 @@ async def create_order(request: Request[Any, Any, Any], body: bytes, caller: Cal
 
 
 @get("/orders/{order_id:uuid}", opt={"access": Role.VIEWER})
-async def get_order(order_id: UUID, caller: Caller) -> OrderView:
+async def get_order(order_id: FromPath[UUID], caller: NamedDependency[Caller]) -> OrderView:
     """One order with its lines."""
     async with caller.enter(read_only=True) as (session, _):
         return OrderView.of(await service.get(session, order_id))
 
 
 @get("/orders", opt={"access": Role.VIEWER})
-async def list_orders(caller: Caller, limit: int = wire.PAGE_ITEMS, cursor: str | None = None) -> wire.Page[OrderView]:
+async def list_orders(
+    caller: NamedDependency[Caller], limit: FromQuery[int] = wire.PAGE_ITEMS, cursor: FromQuery[str | None] = None
+) -> wire.Page[OrderView]:
     """Orders, the newest first. Orders that are added meanwhile do not shift later pages."""
     size, before = wire.page_size(limit), wire.number_of_cursor(cursor)
     async with caller.enter(read_only=True) as (session, _):

@@ -4,11 +4,11 @@ from types import SimpleNamespace
 from typing import Any, cast
 
 import pytest
-from contracts.credentials import Kind, compose, tenant_in
-from contracts.problems import ProblemError
 
 from cell import access
 from cell.access import Role
+from contracts.credentials import Kind, compose, tenant_in
+from contracts.problems import ProblemError
 
 SECRET = "s" * 43
 

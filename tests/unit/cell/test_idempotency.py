@@ -1,11 +1,11 @@
 """Idempotency keys: what is a key, and that its lock cannot meet a lock of another kind."""
 
 import pytest
-from contracts.problems import ProblemError
 from hypothesis import given
 from hypothesis import strategies as st
 
 from cell import idempotency
+from contracts.problems import ProblemError
 
 BUCKET_LOCKS = 1024  # the class of the bucket locks, in the same lock space
 

@@ -5,9 +5,9 @@ import threading
 
 import pytest
 from argon2 import PasswordHasher
-from contracts.problems import ProblemError
 
 from cell.modules.accounts.passwords import Passwords
+from contracts.problems import ProblemError
 
 CHEAP = PasswordHasher(time_cost=1, memory_cost=8, parallelism=1)
 

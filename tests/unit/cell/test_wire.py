@@ -4,10 +4,10 @@ from uuid import UUID
 
 import msgspec
 import pytest
-from contracts.problems import ProblemError
 
 from cell import wire
 from cell.ids import uuid7
+from contracts.problems import ProblemError
 
 
 class Line(msgspec.Struct, forbid_unknown_fields=True):
