@@ -174,9 +174,10 @@ def outcome_of(error: Exception, *, committed: bool, frozen: bool) -> Outcome:
         return Outcome(problems.INTERRUPTED, Refusal.INTERRUPTED)
     if isinstance(error, errors.NotOursError):
         return Outcome(problems.MISDIRECTED, Refusal.MISDIRECTED, hint=error.hint)
-    if isinstance(error, errors.FrozenError) or (isinstance(error, errors.CancelledByServerError) and frozen):
+    ended = isinstance(error, errors.ShardUnavailableError | errors.CancelledByServerError)
+    if isinstance(error, errors.FrozenError) or (ended and frozen):  # a freeze ends statements, then connections
         return Outcome(problems.TENANT_FROZEN, Refusal.FROZEN)
-    if isinstance(error, errors.ShardUnavailableError | errors.CancelledByServerError):
+    if ended:
         return Outcome(problems.SHARD_UNAVAILABLE)
     return Outcome(problems.INTERNAL)
 

@@ -7,7 +7,7 @@ transaction only (moves.md rule 3), so a pooled connection carries nothing over.
 
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from typing import Any, Final, TypeAlias, TypeVar
 
 import asyncpg
@@ -20,7 +20,14 @@ from cell.shards.sql import Statement
 LOCK_PATIENCE_S: Final = 0.05  # how long a busy tenant lock is tried again before the tenant counts as frozen
 LOCK_RETRY_S: Final = 0.005
 ROLLBACK_TIMEOUT_S: Final = 2.0
-_CONNECTION_LOST: Final = (OSError, asyncpg.InterfaceError, asyncpg.PostgresConnectionError)
+# InternalClientError is how asyncpg meets a server that said goodbye while the connection was idle in a transaction.
+_CONNECTION_LOST: Final = (
+    OSError,
+    asyncpg.InterfaceError,
+    asyncpg.InternalClientError,
+    asyncpg.PostgresConnectionError,
+)
+_NEVER_SENT: Final = (asyncpg.InterfaceError, asyncpg.InternalClientError)  # raised before a byte is written
 _SERVER_ENDED: Final = frozenset({"57014", "57P01", "57P02", "57P05", "25P03", "25P04"})
 _UNAVAILABLE: Final = frozenset({"57P03", "53300", "53200", "28P01", "3D000"})
 
@@ -38,26 +45,26 @@ class TenantSession:
 
     async def fetch(self, statement: Statement, **values: Any) -> list[asyncpg.Record]:
         """All rows."""
-        return await _translated(self._connection.fetch(statement.text, *statement.arguments(self.tenant, values)))
+        return await _translated(self._connection.fetch, statement.text, *statement.arguments(self.tenant, values))
 
     async def fetchrow(self, statement: Statement, **values: Any) -> asyncpg.Record | None:
         """The first row, or None."""
-        return await _translated(self._connection.fetchrow(statement.text, *statement.arguments(self.tenant, values)))
+        return await _translated(self._connection.fetchrow, statement.text, *statement.arguments(self.tenant, values))
 
     async def fetchval(self, statement: Statement, **values: Any) -> Any:
         """The first column of the first row, or None."""
-        return await _translated(self._connection.fetchval(statement.text, *statement.arguments(self.tenant, values)))
+        return await _translated(self._connection.fetchval, statement.text, *statement.arguments(self.tenant, values))
 
     async def execute(self, statement: Statement, **values: Any) -> int:
         """How many rows the statement changed (or returned)."""
-        status = await _translated(self._connection.execute(statement.text, *statement.arguments(self.tenant, values)))
+        status = await _translated(self._connection.execute, statement.text, *statement.arguments(self.tenant, values))
         count = status.rpartition(" ")[2]
         return int(count) if count.isdigit() else 0
 
     async def execute_many(self, statement: Statement, rows: list[dict[str, Any]]) -> None:
         """The statement once per row, pipelined in one trip; all or nothing with the transaction."""
         arguments = [statement.arguments(self.tenant, row) for row in rows]
-        await _translated(self._connection.executemany(statement.text, arguments))
+        await _translated(self._connection.executemany, statement.text, arguments)
 
 
 class Shards:
@@ -132,6 +139,9 @@ async def _commit(connection: PooledConnection, ctx: TenantContext, read_only: b
     try:
         status = await _unharmed(asyncio.ensure_future(connection.execute("COMMIT")))
     except _CONNECTION_LOST as e:
+        if read_only or isinstance(e, _NEVER_SENT):
+            ctx.committed = before
+            raise errors.CancelledByServerError(str(e)) from e
         raise errors.CommitUnknownError(str(e)) from e
     except asyncpg.PostgresError as e:
         if e.sqlstate in _SERVER_ENDED:
@@ -145,12 +155,13 @@ async def _commit(connection: PooledConnection, ctx: TenantContext, read_only: b
 
 async def _rollback(connection: PooledConnection) -> None:
     """Leave no transaction open, whatever happens; a connection that cannot be cleaned in time is closed."""
-    if connection.is_closed() or not connection.is_in_transaction():
-        return
     try:
+        if connection.is_closed() or not connection.is_in_transaction():
+            return
         await _unharmed(asyncio.ensure_future(connection.execute("ROLLBACK", timeout=ROLLBACK_TIMEOUT_S)))
     except (*_CONNECTION_LOST, asyncpg.PostgresError, TimeoutError):
-        connection.terminate()
+        with suppress(asyncpg.InterfaceError):  # the pool has let go of it already: the server had closed it
+            connection.terminate()
 
 
 async def _unharmed(task: "asyncio.Future[str]") -> str:
@@ -166,10 +177,13 @@ async def _unharmed(task: "asyncio.Future[str]") -> str:
     return task.result()
 
 
-async def _translated(answer: Awaitable[T]) -> T:
-    """The driver's answer, with the failures that are the platform's matter raised as errors of ours."""
+async def _translated(ask: Callable[..., Awaitable[T]], *arguments: Any) -> T:
+    """The driver's answer, with the failures that are the platform's matter raised as errors of ours.
+
+    The call is made in here: a connection that the server has ended is out of the pool's hands and refuses it at once.
+    """
     try:
-        return await answer
+        return await ask(*arguments)
     except (asyncpg.PostgresError, *_CONNECTION_LOST) as e:
         mapped = _mapped(e)
         if mapped is not None:
