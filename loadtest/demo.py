@@ -19,7 +19,6 @@ from pathlib import Path
 import asyncpg
 import click
 import httpx
-from rich.console import Console
 
 from contracts.keys import Purpose, derive, parse_root
 from contracts.routes import split_address
@@ -36,7 +35,7 @@ from loadtest.operator import ControlPlane, LabError, Product
 from loadtest.outcome import Outcome
 from loadtest.record import Record
 from loadtest.schedule import Traffic, schedule
-from loadtest.show import Teller
+from loadtest.show import Teller, console
 from loadtest.tenants import Cast, sign_up
 from loadtest.wire import ExchangeError, Pool
 from loadtest.workload import Account
@@ -255,7 +254,7 @@ def main(seconds: float, tenants: int, rate: float, seed: int, keep: bool, state
     default = default_folder()
     folder = state.absolute() if state else default.with_name(f"{default.name}-demo")
     options = Options(seconds, tenants, rate, seed, keep, folder)
-    with Teller(Console()) as teller:
+    with Teller(console()) as teller:
         try:
             with only_one(folder):
                 status = asyncio.run(interruptible(options, teller))

@@ -32,7 +32,7 @@ def _curl(fleet: Fleet, account: Account, move: Move) -> Iterator[str]:
     port = fleet.router_urls[0].rpartition(":")[2]
     control = fleet.control_plane
     key = f"-H 'Authorization: Bearer {control.operator_key}'"
-    yield f"curl -i http://{account.host}:{port}/v1/orders?limit=2 -H 'Authorization: Bearer {account.api_key}'"
+    yield f"curl -i 'http://{account.host}:{port}/v1/orders?limit=2' -H 'Authorization: Bearer {account.api_key}'"
     yield f"curl {key} {control.url}/v1/tenants/{account.slug}"
     yield f"curl {key} {control.url}/v1/moves/{move.id}"
 

@@ -30,6 +30,7 @@ CHECKOUT = Path(__file__).resolve().parents[1]
 NO_FENCE = CHECKOUT / "tests" / "mutations" / "no_fence.sql"
 FENCE = CHECKOUT / "cell" / "schema" / "functions" / "enter_tenant.sql"
 DEFINITION = "SELECT pg_get_functiondef('cellwall.enter_tenant(bigint, bigint)'::regprocedure)"
+TENANT_TABLES = "SELECT oid::regclass::text AS name FROM pg_class WHERE relforcerowsecurity"
 STALE_WRITES = 25
 STALE_RATE = 100.0
 MOVE_TIMEOUT_S = 30.0
@@ -161,16 +162,18 @@ async def without_fence(dsns: Sequence[str]) -> AsyncIterator[None]:
 
 @asynccontextmanager
 async def purge_delayed(dsns: Sequence[str], tenant: str) -> AsyncIterator[None]:
-    """Inside, a reader keeps the tenant's orders locked, so that the old copy is still there for the stale router.
+    """Inside, a reader keeps the tenant's rows from being deleted, so that the stale router finds its old cell whole.
 
-    Without it the control would be a race against the purge, won on a slow machine and lost on a fast one.
+    Without it the control would be a race against the purge, won on a slow machine and lost on a fast one. The locks
+    are those of a foreign key (FOR KEY SHARE): reading, updating and adding rows go on.
     """
     connections = [await asyncpg.connect(dsn) for dsn in dsns]
     try:
         for connection in connections:
             await connection.execute("BEGIN")
-            query = "SELECT 1 FROM product.orders WHERE tenant_id = $1 FOR SHARE"
-            await connection.fetch(query, tenant_number(tenant))
+            for table in await connection.fetch(TENANT_TABLES):
+                query = f"SELECT 1 FROM {table['name']} WHERE tenant_id = $1 FOR KEY SHARE"  # noqa: S608  the catalogue's
+                await connection.fetch(query, tenant_number(tenant))
         yield
     finally:
         for connection in connections:
@@ -190,14 +193,12 @@ async def sweep(dsn: str, tenant: str) -> None:
     """Remove what the broken fence let in: every row of the tenant in every tenant table of a shard."""
     connection = await asyncpg.connect(dsn)
     try:
-        tables = await connection.fetch("SELECT oid::regclass::text AS name FROM pg_class WHERE relforcerowsecurity")
+        tables = await connection.fetch(TENANT_TABLES)
         async with connection.transaction():
             await connection.execute("SET LOCAL session_replication_role = replica")  # in any order of foreign keys
             for table in tables:
-                await connection.execute(
-                    f"DELETE FROM {table['name']} WHERE tenant_id = $1",  # noqa: S608  a name from the catalogue
-                    tenant_number(tenant),
-                )
+                query = f"DELETE FROM {table['name']} WHERE tenant_id = $1"  # noqa: S608  the catalogue's
+                await connection.execute(query, tenant_number(tenant))
     finally:
         await connection.close()
 

@@ -13,6 +13,13 @@ from rich.status import Status
 from rich.table import Table
 
 PLAIN_EVERY_S = 5.0
+PLAIN_WIDTH = 120
+
+
+def console() -> Console:
+    """The terminal, or plain text of a fixed width where there is none."""
+    found = Console()
+    return found if found.is_terminal else Console(width=PLAIN_WIDTH)
 
 
 class Teller:
@@ -80,7 +87,7 @@ class Teller:
     def lines(self, heading: str, lines: Sequence[str]) -> None:
         """Text to copy from: never wrapped, never decorated."""
         self._console.print()
-        self._console.print(heading, style="bold", markup=False, highlight=False)
+        self._console.print(heading, style="bold", markup=False, highlight=False, soft_wrap=True)
         for line in lines:
             self._console.print(f"  {line}", markup=False, highlight=False, soft_wrap=True)
 
