@@ -53,7 +53,7 @@ class Exchange:
 
     __slots__ = (
         *("_answered", "_chunked", "_client", "_complete", "_done", "_frozen", "_hold_until", "_id", "_in_address"),
-        *("_in_tenant", "_kept", "_lost", "_misdirected", "_path", "_pool", "_probe", "_replayable", "_request"),
+        *("_in_tenant", "_kept", "_lost", "_path", "_pool", "_probe", "_replayable", "_request"),
         *("_route", "_started", "_upstream", "_waits", "kept_bytes", "method", "request_sent"),
     )
 
@@ -77,7 +77,6 @@ class Exchange:
         self._waits = False  # in a hold
         self._probe = False
         self._hold_until = 0.0
-        self._misdirected = 0
         self._lost = 0
         self._answered = 0  # the status whose head the client has got
         self._chunked = False  # the answer goes out in chunks
@@ -233,18 +232,15 @@ class Exchange:
             self._hold(before, frozen=True)
             return
         self._path.metrics.replayed(_MISDIRECTED.decode())
-        self._misdirected += 1
         self._adopt(head.route, before.tenant)
         route = self._locate()
         if isinstance(route, Refused):
             self._refuse(route)
-        elif self._misdirected > 1:
-            self._refuse(Refused(problems.TENANT_FROZEN, "the cells do not agree about the tenant yet", _RETRY_S))
         elif route.epoch > before.epoch and route.state is not RouteState.HELD:
             self._end_probe()
             self._forward(route)
         else:
-            self._hold(route, frozen=True)  # the new route is on its way to the table
+            self._hold(route, frozen=True)  # the new route is on its way to the table, or its move still under way
 
     def _adopt(self, text: bytes | None, tenant: bytes) -> None:
         if text is None or self._path.hint_key is None:
