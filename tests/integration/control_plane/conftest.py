@@ -52,3 +52,17 @@ async def plane(template: tuple[str, str]) -> AsyncIterator[Plane]:
             yield made
         finally:
             await made.end()
+
+
+@pytest_asyncio.fixture
+async def database(template: tuple[str, str]) -> AsyncIterator[str]:
+    """The DSN of a migrated and seeded database of the test's own."""
+    async with _database(template) as dsn:
+        yield dsn
+
+
+@pytest_asyncio.fixture
+async def postgres_empty(template: tuple[str, str]) -> AsyncIterator[str]:
+    """The DSN of an empty database."""
+    async with _database((template[0], "template1")) as dsn:
+        yield dsn
