@@ -104,8 +104,6 @@ class Api:
             answer = self._http.request(method, path, params=params, content=content, headers=headers)
         except httpx.InvalidURL as e:
             raise ConfigError(f"{self._url} is not a URL: {e}", "Set --url or CELLWALL_URL.") from e
-        except httpx.UnsupportedProtocol as e:
-            raise ConfigError(f"{self._url} is not an http:// URL", "Set --url or CELLWALL_URL.") from e
         except httpx.TransportError as e:
             reason = str(e) or type(e).__name__
             raise UnreachableError(

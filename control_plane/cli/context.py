@@ -38,6 +38,8 @@ class Cli:
         if self._api is None:
             if not self.url:
                 raise ConfigError("where is the control plane?", "Set CELLWALL_URL, or pass --url http://HOST:PORT.")
+            if not self.url.startswith(("http://", "https://")):
+                raise ConfigError(f"{self.url} is not an http:// URL", "Set --url or CELLWALL_URL to http://HOST:PORT.")
             if not self.key:
                 raise ConfigError(
                     "no API key",
