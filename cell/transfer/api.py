@@ -8,8 +8,9 @@ import asyncpg
 import msgspec
 from litestar import Request, Response, Router, get, post
 from litestar.connection import ASGIConnection
-from litestar.di import Provide
+from litestar.di import NamedDependency, Provide
 from litestar.handlers import BaseRouteHandler, HTTPRouteHandler
+from litestar.params import FromPath, FromQuery
 from litestar.response import Stream
 
 from cell.transfer.service import Transfer
@@ -20,6 +21,8 @@ from contracts.transfer import CellInfo, Checksum, Fence, Frozen, Imported, Prov
 ACCESS: Final = "operator"  # of every handler here and of the metrics: the bearer of the transfer token
 BODY_BYTES_MAX: Final = 1 << 16  # of a command that carries no rows
 T = TypeVar("T")
+Service = NamedDependency[Transfer]
+Target = NamedDependency[tuple[int, Fence]]
 
 Guard = Callable[[ASGIConnection[Any, Any, Any, Any], BaseRouteHandler], Awaitable[None]]
 
@@ -38,7 +41,7 @@ def token_guard(token: str) -> Guard:
     return guard
 
 
-async def _target(tenant: str, request: Request[Any, Any, Any]) -> tuple[int, Fence]:
+async def _target(tenant: FromPath[str], request: Request[Any, Any, Any]) -> tuple[int, Fence]:
     """The tenant and the fence of a command."""
     try:
         return ids.tenant_number(tenant), Fence.parse(request.headers.get(transfer.FENCE_FIELD, ""))
@@ -60,19 +63,19 @@ def _command(name: str, **more: Any) -> Callable[[Callable[..., Any]], HTTPRoute
 
 
 @get("/cell", opt={"access": ACCESS})
-async def cell(service: Transfer) -> CellInfo:
+async def cell(service: Service) -> CellInfo:
     """Which cell this is."""
     return service.info()
 
 
 @get("/tenants", opt={"access": ACCESS})
-async def tenants(service: Transfer) -> list[TenantStatus]:
+async def tenants(service: Service) -> list[TenantStatus]:
     """All fence rows."""
     return await service.tenants()
 
 
 @get("/tenants/{tenant:str}", opt={"access": ACCESS})
-async def status(tenant: str, service: Transfer, rows: bool = False) -> TenantStatus:
+async def status(tenant: FromPath[str], service: Service, rows: FromQuery[bool] = False) -> TenantStatus:
     """One fence row."""
     try:
         number = ids.tenant_number(tenant)
@@ -82,72 +85,72 @@ async def status(tenant: str, service: Transfer, rows: bool = False) -> TenantSt
 
 
 @_command("provision")
-async def provision(request: Request[Any, Any, Any], target: tuple[int, Fence], service: Transfer) -> Provisioned:
+async def provision(request: Request[Any, Any, Any], target: Target, service: Service) -> Provisioned:
     """Create an empty active tenant with its owner."""
     return await service.provision(*target, await _body(request, transfer.Provision))
 
 
 @_command("prepare")
-async def prepare(request: Request[Any, Any, Any], target: tuple[int, Fence], service: Transfer) -> transfer.Empty:
+async def prepare(request: Request[Any, Any, Any], target: Target, service: Service) -> transfer.Empty:
     """Make room for a tenant."""
     await service.prepare(*target, await _body(request, transfer.Prepare))
     return transfer.Empty()
 
 
 @_command("freeze")
-async def freeze(request: Request[Any, Any, Any], target: tuple[int, Fence], service: Transfer) -> Frozen:
+async def freeze(request: Request[Any, Any, Any], target: Target, service: Service) -> Frozen:
     """Freeze, soft then hard."""
     return await service.freeze(*target, await _body(request, transfer.Freeze))
 
 
 @_command("export")
-async def export(target: tuple[int, Fence], service: Transfer) -> Stream:
+async def export(target: Target, service: Service) -> Stream:
     """The row stream of a frozen tenant."""
     return Stream(await service.export(*target), media_type=transfer.ROWS_CONTENT_TYPE, status_code=200)
 
 
 @_command("import", request_max_body_size=None)
-async def import_(request: Request[Any, Any, Any], target: tuple[int, Fence], service: Transfer) -> Imported:
+async def import_(request: Request[Any, Any, Any], target: Target, service: Service) -> Imported:
     """Write a row stream: all of it or nothing."""
     return await service.import_(*target, _stream(request))
 
 
 @_command("checksum")
-async def checksum(target: tuple[int, Fence], service: Transfer) -> Checksum:
+async def checksum(target: Target, service: Service) -> Checksum:
     """Rows and digest per table."""
     return await service.checksum(*target)
 
 
 @_command("activate")
-async def activate(request: Request[Any, Any, Any], target: tuple[int, Fence], service: Transfer) -> transfer.Empty:
+async def activate(request: Request[Any, Any, Any], target: Target, service: Service) -> transfer.Empty:
     """importing -> active."""
     await service.activate(*target, await _body(request, transfer.Activate))
     return transfer.Empty()
 
 
 @_command("restore")
-async def restore(request: Request[Any, Any, Any], target: tuple[int, Fence], service: Transfer) -> transfer.Empty:
+async def restore(request: Request[Any, Any, Any], target: Target, service: Service) -> transfer.Empty:
     """frozen -> active, at a higher epoch."""
     await service.restore(*target, await _body(request, transfer.Restore))
     return transfer.Empty()
 
 
 @_command("release")
-async def release(request: Request[Any, Any, Any], target: tuple[int, Fence], service: Transfer) -> transfer.Empty:
+async def release(request: Request[Any, Any, Any], target: Target, service: Service) -> transfer.Empty:
     """frozen -> moved."""
     await service.release(*target, await _body(request, transfer.Release))
     return transfer.Empty()
 
 
 @_command("abort")
-async def abort(request: Request[Any, Any, Any], target: tuple[int, Fence], service: Transfer) -> transfer.Empty:
+async def abort(request: Request[Any, Any, Any], target: Target, service: Service) -> transfer.Empty:
     """Give an import up."""
     await service.abort(*target, await _body(request, transfer.Abort))
     return transfer.Empty()
 
 
 @_command("purge")
-async def purge(target: tuple[int, Fence], service: Transfer) -> transfer.Empty:
+async def purge(target: Target, service: Service) -> transfer.Empty:
     """Drop the rows of a tenant that lives elsewhere."""
     await service.purge(*target)
     return transfer.Empty()
