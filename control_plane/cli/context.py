@@ -7,6 +7,7 @@ from typing import Any, TypeVar
 import httpx
 import msgspec
 import rich_click as click
+from click.core import ParameterSource
 from rich.console import Console
 from rich.table import Table
 
@@ -90,9 +91,12 @@ class Cli:
 
 
 def _remember(name: str) -> Callable[[click.Context, click.Parameter, Any], None]:
-    def callback(ctx: click.Context, _param: click.Parameter, value: Any) -> None:
-        if value:
-            setattr(ctx.ensure_object(Cli), name, value)
+    def callback(ctx: click.Context, param: click.Parameter, value: Any) -> None:
+        cli = ctx.ensure_object(Cli)
+        given = param.name is not None and ctx.get_parameter_source(param.name) is ParameterSource.COMMANDLINE
+        # The subcommand's own look at the environment must not undo what was given before its name.
+        if value and (given or not getattr(cli, name)):
+            setattr(cli, name, value)
 
     return callback
 
