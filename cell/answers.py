@@ -4,7 +4,7 @@ from typing import Any, Final
 
 import structlog
 from litestar import Request, Response
-from litestar.exceptions import HTTPException
+from litestar.exceptions import HTTPException, ValidationException
 from litestar.types import ExceptionHandlersMap
 
 from cell.shards.errors import ShardError
@@ -35,6 +35,14 @@ def _http(_: Request[Any, Any, Any], error: HTTPException) -> Response[bytes]:
     return _answer(problem, problem.body(detail), error.headers or {})
 
 
+def _invalid(request: Request[Any, Any, Any], error: ValidationException) -> Response[bytes]:
+    """A parameter that does not parse: ``errors`` names each (RFC 9457, section 3.1.3), as `cell.wire.invalid` does."""
+    found = [e for e in error.extra if isinstance(e, dict)] if isinstance(error.extra, list) else []
+    errors = [{"field": str(e.get("key", "")), "message": str(e.get("message", ""))} for e in found]
+    detail = "; ".join(f"{e['field']}: {e['message']}" for e in errors)
+    return _problem(request, ProblemError(problems.INVALID, detail or error.detail, errors=errors))
+
+
 def _broken(request: Request[Any, Any, Any], error: Exception) -> Response[bytes]:
     _log.error("request_failed", method=request.method, path=request.url.path, exc_info=error)
     return _answer(problems.INTERNAL, problems.INTERNAL.body(), {})
@@ -52,6 +60,7 @@ def _answer(problem: Problem, body: bytes, headers: dict[str, str]) -> Response[
 HANDLERS: Final[ExceptionHandlersMap] = {
     ProblemError: _problem,
     ShardError: _passed_on,
+    ValidationException: _invalid,
     HTTPException: _http,
     Exception: _broken,
 }

@@ -48,7 +48,7 @@ async def _run(configured: CellSettings, choice: Choice, number: int | None) -> 
             count = await one(databases.shards, number, choice, sys.stdout)
         else:
             count = await every(databases.shards, choice, sys.stdout)
-    sys.stdout.write(f"{count} dead letters{'' if choice.look else ' redriven'}\n")
+    sys.stdout.write(f"dead letters{'' if choice.look else ' redriven'}: {count}\n")
 
 
 async def every(shards: Shards, choice: Choice, out: TextIO) -> int:

@@ -11,10 +11,10 @@ import sqlalchemy as sa
 from cell_world import CELL, Merchant, World
 from prometheus_client import CollectorRegistry
 from redis.asyncio import Redis
-from sqlalchemy.dialects.postgresql import insert
+from sqlalchemy.dialects.postgresql import ARRAY, insert
 
 from cell import redrive
-from cell.events import deadletters, outbox, relay, retry
+from cell.events import deadletters, inbox, outbox, relay, retry
 from cell.events.inbox import Consumer, Inbox, Outcome, subscriptions
 from cell.events.metrics import EventMetrics
 from cell.events.outbox import Event
@@ -22,6 +22,7 @@ from cell.events.stream import Message, Stream, connect
 from cell.shards.session import TenantSession
 from cell.shards.sql import prepare
 from cell.shards.tables import counters
+from cell.shards.tables import outbox as outbox_table
 from contracts.transfer import Fence, Freeze
 
 _upsert = insert(counters).values(tenant_id=sa.bindparam("tenant_id"), name="effects", value=sa.literal(1))
@@ -137,15 +138,33 @@ async def test_an_event_of_a_change_that_was_rolled_back_was_never_told(merchant
     assert not await merchant.rows("SELECT FROM cellwall.work WHERE tenant_id = $1")
 
 
+async def check_an_event_seen_many_times_has_one_effect(merchant: Merchant, plant: Plant, recorder: Recorder) -> None:
+    event_id = await tell(merchant)
+    deliver = plant.inbox.deliver
+    outcomes = await asyncio.gather(*(deliver(recorder.consumer, merchant.number, event_id) for _ in range(4)))
+    assert await effects(merchant) == 1
+    assert sorted(outcomes) == [Outcome.DONE] + [Outcome.SKIPPED] * 3
+
+
 @pytest.mark.invariant(1)
 async def test_an_event_that_is_seen_many_times_at_once_has_one_effect(
     merchant: Merchant, plant: Plant, recorder: Recorder
 ) -> None:
-    event_id = await tell(merchant)
-    deliver = plant.inbox.deliver
-    outcomes = await asyncio.gather(*(deliver(recorder.consumer, merchant.number, event_id) for _ in range(4)))
-    assert sorted(outcomes) == [Outcome.DONE] + [Outcome.SKIPPED] * 3
-    assert await effects(merchant) == 1
+    await check_an_event_seen_many_times_has_one_effect(merchant, plant, recorder)
+
+
+@pytest.mark.mutation(1)
+async def test_without_the_inbox_an_event_has_more_effects(
+    merchant: Merchant, plant: Plant, recorder: Recorder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    every = sa.select(outbox_table.c.event_id).where(
+        outbox_table.c.event_id == sa.bindparam("event_id"),
+        outbox_table.c.type == sa.any_(sa.bindparam("types", type_=ARRAY(sa.Text))),
+        sa.bindparam("consumer", type_=sa.Text).is_not(None),
+    )
+    monkeypatch.setattr(inbox, "_CLAIM", prepare(every))
+    with pytest.raises(AssertionError):
+        await check_an_event_seen_many_times_has_one_effect(merchant, plant, recorder)
 
 
 class CrashingStream(Stream):

@@ -2,10 +2,14 @@
 
 import asyncio
 import secrets
+from collections.abc import Awaitable, Callable
 
 import asyncpg
 import pytest
 from cell_world import Merchant, World
+
+from cell import idempotency
+from cell.idempotency import Answer
 
 
 async def test_an_order_is_priced_from_the_catalog_in_integer_cents(merchant: Merchant) -> None:
@@ -59,8 +63,7 @@ async def test_a_create_without_a_key_is_refused(merchant: Merchant) -> None:
     assert (answer.status_code, answer.json()["type"]) == (400, "urn:cellwall:problem:idempotency-key-missing")
 
 
-@pytest.mark.invariant(1)
-async def test_a_key_in_flight_many_times_creates_exactly_one_order(merchant: Merchant) -> None:
+async def check_a_key_in_flight_creates_one_order(merchant: Merchant) -> None:
     product = await merchant.product()
     answers = await asyncio.gather(*(merchant.order((product, 1), key="race") for _ in range(5)))
     created = {a.content for a in answers if a.status_code == 201}
@@ -70,6 +73,21 @@ async def test_a_key_in_flight_many_times_creates_exactly_one_order(merchant: Me
     assert len(await merchant.rows("SELECT 1 FROM cellwall.outbox WHERE tenant_id = $1")) == 1
     again = await merchant.order((product, 1), key="race")
     assert again.content in created
+
+
+@pytest.mark.invariant(1)
+async def test_a_key_in_flight_many_times_creates_exactly_one_order(merchant: Merchant) -> None:
+    await check_a_key_in_flight_creates_one_order(merchant)
+
+
+@pytest.mark.mutation(1)
+async def test_without_the_record_a_key_creates_more(merchant: Merchant, monkeypatch: pytest.MonkeyPatch) -> None:
+    async def unrecorded(_: object, __: str, ___: str, ____: bytes, effect: Callable[[], Awaitable[Answer]]) -> Answer:
+        return await effect()
+
+    monkeypatch.setattr(idempotency, "once", unrecorded)
+    with pytest.raises(AssertionError):
+        await check_a_key_in_flight_creates_one_order(merchant)
 
 
 async def test_a_key_whose_first_request_is_held_up_answers_in_flight(merchant: Merchant) -> None:
