@@ -23,7 +23,7 @@ def upgrade() -> None:
         "work",
         sa.Column("tenant_id", sa.BigInteger, primary_key=True, autoincrement=False),
         sa.Column("kind", sa.Text, primary_key=True),
-        _time("due", nullable=False),
+        sa.Column("due", sa.DateTime(timezone=True), nullable=False),
         schema="cellwall",
     )
     op.create_index("work_due_idx", "work", ["due"], schema="cellwall")
