@@ -18,10 +18,10 @@ from router.hold import Holds
 from router.http1 import AnswerHead, Request, RequestFields
 from router.locator import Locator
 from router.metrics import Metrics
+from router.pool import Pools
 from router.settings import Budgets
 from router.table import Located
 from router.timers import Timer, Wheel
-from router.upstream import Pools
 
 _WANT_LENGTH: Final = frozenset((b"POST", b"PUT", b"PATCH"))  # RFC 9110, 8.6: say that there is no content
 _PHRASES: Final = {status.value: status.phrase.encode() for status in http.HTTPStatus} | {421: b"Misdirected Request"}

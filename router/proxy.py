@@ -19,8 +19,9 @@ from router.http1 import AnswerHead, MalformedError, Request, RequestFields
 from router.locator import Refused
 from router.metrics import NO_CELL
 from router.path import Path, answer_head, problem_answer, request_head
+from router.pool import NoRoomError, Pool
 from router.table import Located, RouteState
-from router.upstream import LostError, NoRoomError, Pool, Upstream
+from router.upstream import LostError, Upstream
 
 _log = structlog.get_logger("router")
 

@@ -25,10 +25,10 @@ from router.hold import Holds
 from router.locator import Locator
 from router.metrics import Metrics
 from router.path import Path, Signatures
+from router.pool import Pools
 from router.settings import WorkerConfig
 from router.table import RouteState, RouteTable, tenant_key
 from router.timers import TICK_S, Wheel
-from router.upstream import Pools
 from router.wake import WakeLink
 
 _BACKLOG: Final = 4096

@@ -14,10 +14,11 @@ from router.http1 import parse_request
 from router.locator import Locator
 from router.metrics import Metrics
 from router.path import Path, Signatures
+from router.pool import NoRoomError
 from router.settings import AddressLimits, Budgets
 from router.table import Caps, CellEntry, Located, PlanEntry, RouteState, tenant_key
 from router.timers import Wheel
-from router.upstream import NoRoomError, Upstream, User
+from router.upstream import Upstream, User
 
 HINT_KEY = b"h" * 32
 ROOT = b"r" * 32
