@@ -86,6 +86,8 @@ async def test_the_front_door_answers_nobody_who_came_around_the_router(plane: P
     door = create_front_door(plane.services, ENVELOPE_KEY)
     assert {access for _, _, access in endpoints(door)} == {"health", "public"}
     assert (await plane.knock("GET", "/v1/plans")).status_code == 200
+    assert (await plane.knock("GET", "/v1/plans?")).status_code == 200
+    assert (await plane.knock("GET", "/v1/plans?a=%20b")).status_code == 200
     assert (await plane.knock("GET", "/health/live")).status_code == 200
     forged = await plane.knock("GET", "/v1/plans", key=b"another key")
     assert (forged.status_code, forged.json()["type"]) == (403, problems.ENVELOPE_INVALID.type)
