@@ -1,0 +1,62 @@
+"""The row stream: whole or refused, however the network cuts it."""
+
+from collections.abc import AsyncIterator
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from msgspec import json
+
+from cell.transfer import frames
+from cell.transfer.frames import BrokenStreamError, Count, Kind, Reader, TableHeader
+
+HEADER = TableHeader("product", "orders", ("a", "b"))
+
+
+def stream(data: bytes) -> bytes:
+    parts = [frames.MAGIC, frames.frame(Kind.TABLE, json.encode(HEADER)), *frames.data_frames(data)]
+    parts.append(frames.frame(Kind.TABLE_END, json.encode(Count(3))))
+    parts.append(frames.frame(Kind.END, json.encode(Count(3, 1, len(data)))))
+    return b"".join(parts)
+
+
+async def pieces(data: bytes, size: int) -> AsyncIterator[bytes]:
+    for start in range(0, len(data), size):
+        yield data[start : start + size]
+
+
+async def read(data: bytes, size: int) -> tuple[TableHeader | Count, bytes, list[Count], TableHeader | Count]:
+    reader = Reader(pieces(data, size))
+    await reader.start()
+    header = await reader.table()
+    ended: list[Count] = []
+    rows = b"".join([piece async for piece in reader.rows(ended)])
+    return header, rows, ended, await reader.table()
+
+
+@given(data=st.binary(max_size=2000), size=st.integers(1, 500))
+async def test_pieces_of_any_size_give_the_same_rows(data: bytes, size: int) -> None:
+    assert await read(stream(data), size) == (HEADER, data, [Count(3)], Count(3, 1, len(data)))
+
+
+@given(cut=st.integers(0, len(stream(b"x" * 50)) - 1))
+async def test_a_stream_cut_anywhere_is_refused(cut: int) -> None:
+    with pytest.raises(BrokenStreamError):
+        await read(stream(b"x" * 50)[:cut], 16)
+
+
+@given(junk=st.binary(min_size=30, max_size=200))
+async def test_junk_is_refused_as_junk(junk: bytes) -> None:
+    for data in (junk, frames.MAGIC + junk):
+        with pytest.raises(BrokenStreamError):
+            await read(data, 64)
+
+
+async def test_a_frame_that_claims_to_be_huge_is_not_waited_for() -> None:
+    with pytest.raises(BrokenStreamError, match="size"):
+        await read(frames.MAGIC + bytes((Kind.TABLE,)) + b"\xff\xff\xff\xff", 64)
+
+
+def test_data_is_framed_in_bounded_pieces() -> None:
+    data = bytes(3 * frames.PIECE_BYTES + 1)
+    assert [len(f) - 5 for f in frames.data_frames(data)] == [frames.PIECE_BYTES] * 3 + [1]
