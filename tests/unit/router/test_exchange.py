@@ -52,6 +52,21 @@ def test_the_cell_gets_a_signed_envelope_and_true_forwarding_fields() -> None:
     assert SIGNATURE in fields
 
 
+def test_the_front_door_needs_no_tenant_and_no_table_and_has_a_key_and_a_pool_of_its_own() -> None:
+    world = World()
+    world.table.routes.clear()
+    world.table.complete = False
+    _, transport = ask(world, GET.replace(b"t1.example.test", b"start.example.test"))
+    upstream = last(world, "front-door")
+    head, _ = requests_in(sent(upstream).take())[0]
+    sign = signer(derive(ROOT, Purpose.ENVELOPE, "front-door"))
+    found = verify(sign, fields_of(head), b"GET", b"/a")
+    assert (found.tenant, found.epoch) == ("-", 1)
+    upstream.data_received(OK)
+    assert statuses(transport.take()) == [200]
+    assert world.pool("front-door").in_flight == 0
+
+
 def test_a_trace_is_continued_with_a_span_of_our_own() -> None:
     world = World()
     trace = b"00-" + b"a" * 32 + b"-" + b"b" * 16 + b"-01"

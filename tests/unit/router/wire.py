@@ -15,7 +15,7 @@ from router.locator import Locator
 from router.metrics import Metrics
 from router.path import Path, Signatures
 from router.pool import NoRoomError
-from router.settings import AddressLimits, Budgets
+from router.settings import AddressLimits, Budgets, FrontDoor
 from router.table import Caps, CellEntry, Located, PlanEntry, RouteState, tenant_key
 from router.timers import Wheel
 from router.upstream import Upstream, User
@@ -169,7 +169,11 @@ class World:
         board = Board.create(1)
         self.path = Path(
             budgets=self.budgets,
-            locator=Locator(self.table, trust_tenant_header=self.trust),
+            locator=Locator(
+                self.table,
+                trust_tenant_header=self.trust,
+                front_door=FrontDoor(b"start.example.test", "127.0.0.1:1"),
+            ),
             admission=Admission(self.clock, board, 0, self.addresses),
             pools=self.pools,  # type: ignore[arg-type]
             holds=Holds(self.wheel, self._held, requests=self.budgets.held_requests, max_bytes=self.budgets.held_bytes),
