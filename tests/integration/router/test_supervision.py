@@ -344,6 +344,20 @@ def test_without_its_control_plane_a_router_serves_and_restarts(
     wait_for("the new route", lambda: followed.served_by("a.test") == "cell-2")
 
 
+@pytest.mark.mutation(4)
+def test_without_the_last_good_file_a_restarted_router_would_serve_nobody(
+    followed: Router, control_plane: ControlPlane, tmp_path: Path
+) -> None:
+    file = tmp_path / "state" / "routes.ndjson"
+    wait_for("the file", file.exists)
+    control_plane.stop()
+    assert followed.end() == 0
+    file.unlink()
+    followed.restart()
+    wait_for("the workers", lambda: _answers(f"{followed.admin}/live") and all(followed.pids()))
+    assert followed.served_by("a.test") == "503"
+
+
 def test_a_killed_keeper_is_replaced_and_follows_the_log_again(followed: Router, control_plane: ControlPlane) -> None:
     children = Path(f"/proc/{followed.process.pid}/task/{followed.process.pid}/children").read_text().split()
     keeper = min(int(pid) for pid in children)  # the first process that a supervisor starts
