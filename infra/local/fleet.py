@@ -25,7 +25,7 @@ from infra.local.spec import CONTROL_PLANE, CONTROL_PLANE_DB, FleetSpec, LocalCe
 from infra.local.state import Folder, State
 
 START_TRIES: Final = 3
-REGISTERED_S: Final = 20.0
+REGISTERED_S: Final = 30.0
 KILL_WAIT_S: Final = 5.0
 _KEY: Final = re.compile(r"\bcwo_[A-Za-z0-9_-]+")
 

@@ -3,7 +3,7 @@
 import os
 import sys
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Final
@@ -19,7 +19,7 @@ from infra.local.servers import PostgresServer, PostgresSpec, RedisServer, Redis
 from infra.local.spec import CHECKOUT, CONTROL_PLANE, CONTROL_PLANE_DB, FleetSpec, LocalCellSpec
 from infra.local.state import Folder, State
 
-MARK: Final = "CELLWALL_LOCAL_PROCESS"  # in the environment of every process: FOLDER:NAME
+MARK: Final = "CELLWALL_LOCAL_PROCESS"  # in the environment of every process: FOLDER:NAME;
 CONTROL_PLANE_ROLE: Final = "control_plane"
 ROUTER_DRAIN_S: Final = 5  # below the grace that a stopped process has before it is killed
 _OURS: Final = ("CELLWALL_CELL_", "CELLWALL_CP_", "CELLWALL_ROUTER_", "PG")
@@ -68,8 +68,10 @@ class Plan:
         return self.folder.logs / f"{name}.log"
 
     def mark(self, name: str) -> str:
-        """The value of `MARK` for that process; the folder's processes share the part up to the colon."""
-        return f"{self.folder.path}:{name}"
+        """The value of `MARK` for that process. All of the folder share the part up to the colon; the semicolon
+        keeps one name from being the beginning of another.
+        """
+        return f"{self.folder.path}:{name};"
 
     def is_server(self, name: str) -> bool:
         """Whether that process is a database server."""
@@ -85,6 +87,11 @@ class Plan:
         """The database server of that name."""
         cell = self.cell_of(name)
         return self.redis(name) if cell is not None and name == cell.redis else self.postgres(name)
+
+    def server_command(self, name: str) -> Command:
+        """What starts the database server of that name, with the fleet's mark."""
+        command = self.server(name).command()
+        return replace(command, env={**(command.env or {}), MARK: self.mark(name)})
 
     def postgres(self, name: str) -> PostgresServer:
         """A PostgreSQL server of ours."""

@@ -20,7 +20,7 @@ from infra.local.state import Folder, State
 Say = Callable[[str], None]
 
 HEALTH_TIMEOUT_S: Final = 2.0
-ONE_SHOT_S: Final = 60.0
+ONE_SHOT_S: Final = 120.0
 SERVICE_GRACE_S: Final = 10.0
 SERVER_GRACE_S: Final = 10.0
 CRASH_TRIES: Final = 10
@@ -71,10 +71,11 @@ class Runner:
         if name in self.state.spec.given or self.is_alive(name):
             return False
         server = self.plan.server(name)
+        await self._stop_remains(name)
         await finished(asyncio.to_thread(server.prepare))
         for attempt in range(1, CRASH_TRIES + 1):
             try:
-                await self._started(name, server.command(), server.answers, self.state.ports[name])
+                await self._started(name, self.plan.server_command(name), server.answers, self.state.ports[name])
             except StartFailedError as e:
                 if _STILL_DYING not in str(e) or attempt == CRASH_TRIES:
                     raise

@@ -23,7 +23,7 @@ from infra.local.errors import LocalFleetError, PortTakenError, StartFailedError
 from infra.local.ports import LOOPBACK, is_free
 from infra.local.processes import POLL_S, Command, Process
 
-READY_S: Final = 30.0
+READY_S: Final = 60.0  # generous: on a busy machine Python takes many seconds to start
 STOP_GRACE_S: Final = 10.0
 SUPERUSER: Final = "postgres"
 _NO_ANSWER: Final = (
@@ -237,6 +237,7 @@ class RedisServer:
         """Write the configuration; the password is in it and in no argument that ``ps`` shows."""
         self.spec.data.mkdir(parents=True, exist_ok=True)
         lines = [f"bind {LOOPBACK}", f"port {self.port}", f"requirepass {self.spec.password}", f"dir {self.spec.data}"]
+        lines.append("set-proc-title no")  # a title is written over the environment, and the fleet's mark is there
         lines += ['save ""', "appendonly no", "daemonize no", "maxmemory 64mb", "maxmemory-policy noeviction"]
         conf = self._conf
         conf.touch(mode=0o600)

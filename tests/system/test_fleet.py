@@ -18,7 +18,7 @@ from tests.system.leftovers import Snapshot
 
 SMALL = FleetSpec(cells=(LocalCellSpec("cell-1", shards=1),), routers=1, workers=1)
 SMALL_OPTIONS = ("--cells", "1", "--shards", "1", "--routers", "1", "--workers", "1")
-PATIENCE_S = 60.0
+PATIENCE_S = 120.0  # a safety net on busy machines; nothing waits for it
 
 
 def command(*arguments: str, folder: Path) -> "subprocess.Popen[str]":
@@ -70,10 +70,16 @@ def test_up_twice_repairs_and_down_twice_removes_everything(system_folder: Path)
         before = recorded(folder)
         snapshot = Snapshot.of(attached(folder))
 
-        os.kill(before["cell-1-worker"], signal.SIGKILL)
-        os.kill(before["control-plane-db"], signal.SIGKILL)
+        for name in ("cell-1-worker", "control-plane-db"):
+            os.kill(before[name], signal.SIGKILL)
         until(lambda: not attached(folder).runner.is_alive("cell-1-worker"), "the worker to die")
         assert ended(command("status", "--json", folder=folder))[0] == 1, "status does not see a dead process"
+
+        interrupted = command("up", *SMALL_OPTIONS, folder=folder)
+        until(lambda: recorded(folder).get("cell-1-worker") != before["cell-1-worker"], "the worker's new start")
+        interrupted.send_signal(signal.SIGINT)
+        ended(interrupted)
+        assert all(map(attached(folder).runner.is_alive, set(before) - {"cell-1-worker", "control-plane-db"}))
 
         status, _, err = ended(command("up", *SMALL_OPTIONS, folder=folder))
         assert status == 0, err
@@ -87,8 +93,7 @@ def test_up_twice_repairs_and_down_twice_removes_everything(system_folder: Path)
         status, out, _ = ended(command("status", "--json", folder=folder))
         assert status == 0
         assert {found["name"] for found in json.loads(out)["processes"]} == set(after)
-        exported = ended(command("env", folder=folder))[1]
-        assert exported.count("export ") == 2
+        assert ended(command("env", folder=folder))[1].count("export ") == 2
     finally:
         first = ended(command("down", folder=folder))
     assert first[0] == 0, first[2]
@@ -96,32 +101,7 @@ def test_up_twice_repairs_and_down_twice_removes_everything(system_folder: Path)
     assert ended(command("down", folder=folder))[0] == 0
 
 
-async def test_down_after_kill_9_of_everything_leaves_nothing(system_folder: Path) -> None:
-    folder = system_folder / "killed"
-    fleet = Fleet(SMALL, folder, lambda _: None)
-    await fleet.up()
-    snapshot = Snapshot.of(fleet)
-    try:
-        for identity in snapshot.processes.values():
-            Process(identity).signal(signal.SIGKILL)
-    finally:
-        await Fleet(SMALL, folder, lambda _: None).down()
-    assert snapshot.left() == []
-
-
-async def test_down_with_a_damaged_state_file_still_stops_our_processes(system_folder: Path) -> None:
-    folder = system_folder / "damaged"
-    fleet = Fleet(SMALL, folder, lambda _: None)
-    await fleet.up()
-    snapshot = Snapshot.of(fleet)
-    said: list[str] = []
-    (folder / "fleet.json").write_text("{")
-    await Fleet(SMALL, folder, said.append).down()
-    assert snapshot.left() == []
-    assert "cannot be read" in said[0]
-
-
-async def test_data_kept_by_down_is_there_after_up_again(system_folder: Path) -> None:
+async def test_data_kept_by_down_is_there_again_and_kill_9_of_everything_leaves_nothing(system_folder: Path) -> None:
     folder = system_folder / "kept"
     fleet = Fleet(SMALL, folder, lambda _: None)
     await fleet.up()
@@ -132,12 +112,15 @@ async def test_data_kept_by_down_is_there_after_up_again(system_folder: Path) ->
         assert [left for left in snapshot.left() if not left.startswith("folder")] == []
         await fleet.up()
         assert fleet.control_plane.operator_key == key
+        snapshot = Snapshot.of(fleet)
+        for identity in snapshot.processes.values():
+            Process(identity).signal(signal.SIGKILL)
     finally:
-        await fleet.down()
+        await Fleet(SMALL, folder, lambda _: None).down()
     assert snapshot.left() == []
 
 
-def test_two_ups_at_once_make_one_fleet(system_folder: Path) -> None:
+def test_two_ups_at_once_make_one_fleet_and_down_finds_it_without_its_state_file(system_folder: Path) -> None:
     folder = system_folder / "race"
     try:
         racing = [command("up", *SMALL_OPTIONS, folder=folder) for _ in range(2)]
@@ -146,15 +129,14 @@ def test_two_ups_at_once_make_one_fleet(system_folder: Path) -> None:
         assert sum("waiting for it" in err for _, _, err in results) == 1
         snapshot = Snapshot.of(attached(folder))
         assert {"router-1", "cell-1-api", "control-plane"} <= set(snapshot.processes)
+        (folder / "fleet.json").write_text("{")
     finally:
-        ended(command("down", folder=folder))
+        _, _, said = ended(command("down", folder=folder))
+    assert "cannot be read" in said
     assert snapshot.left() == []
 
 
-@pytest.mark.parametrize(
-    "moment",
-    ["control-plane-db", "cell-1-migrate", "cell-1-api", "router-1"],
-)
+@pytest.mark.parametrize("moment", ["control-plane-db", "cell-1-migrate", "cell-1-api", "router-1"])
 def test_ctrl_c_during_up_leaves_nothing(system_folder: Path, moment: str) -> None:
     folder = system_folder / f"interrupted-{moment}"
     process = command("up", *SMALL_OPTIONS, folder=folder)
@@ -164,22 +146,6 @@ def test_ctrl_c_during_up_leaves_nothing(system_folder: Path, moment: str) -> No
     status, _, err = ended(process)
     assert status == 130, err
     assert snapshot.left() == []
-
-
-def test_ctrl_c_during_a_repair_leaves_the_fleet_as_it_was(system_folder: Path) -> None:
-    folder = system_folder / "repair"
-    try:
-        assert ended(command("up", *SMALL_OPTIONS, folder=folder))[0] == 0
-        before = recorded(folder)
-        os.kill(before["cell-1-api"], signal.SIGKILL)
-        process = command("up", *SMALL_OPTIONS, folder=folder)
-        until(lambda: recorded(folder).get("cell-1-api") != before["cell-1-api"], "the API to be started anew")
-        process.send_signal(signal.SIGINT)
-        ended(process)
-        fleet = attached(folder)
-        assert all(fleet.runner.is_alive(name) for name in before if name != "cell-1-api")
-    finally:
-        assert ended(command("down", folder=folder))[0] == 0
 
 
 def test_a_folder_with_something_else_is_refused_and_left_alone(system_folder: Path) -> None:

@@ -63,7 +63,12 @@ def test_the_shell_cannot_configure_a_process_behind_the_fleets_back(
     env = environment(plan, "cell-1-api")
     assert "CELLWALL_CELL_ADVERTISE" not in env
     assert "PGPASSWORD" not in env
-    assert env[MARK].endswith(":cell-1-api")
+    assert env[MARK].endswith(":cell-1-api;")
+
+
+def test_no_mark_is_the_beginning_of_another(plan: Plan) -> None:
+    marks = [plan.mark(name) for name in (*port_names(plan.state.spec), "control-plane-key")]
+    assert not [(a, b) for a in marks for b in marks if a != b and b.startswith(a)]
 
 
 def test_no_secret_is_in_a_command_line_or_a_repr(plan: Plan) -> None:
