@@ -116,7 +116,7 @@ def test_misdirected_is_replayed_along_signed_routes_as_long_as_each_is_newer() 
 
 def test_misdirected_is_replayed_with_its_body_in_the_cell_that_the_table_names_by_now() -> None:
     world = World()
-    _, transport = ask(world, POST)
+    ask(world, POST)
     world.table.put("t1", "cell-2", epoch=2)
     last(world).data_received(misdirected())
     head, body = requests_in(sent(last(world, "cell-2")).take())[0]
