@@ -1,5 +1,6 @@
 """From what a run recorded to what people read: the table, and whether the run was good. Pure."""
 
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -73,10 +74,7 @@ class Outcome:
     def _failed(self) -> str:
         if not self.failures:
             return "0"
-        by_cause: dict[str, int] = {}
-        for failure in self.failures:
-            cause = f"{failure.cause} ({failure.status})" if failure.status else failure.cause
-            by_cause[cause] = by_cause.get(cause, 0) + 1
+        by_cause = Counter(f"{f.cause} ({f.status})" if f.status else f.cause for f in self.failures)
         return f"{len(self.failures)}: " + ", ".join(f"{n} {cause}" for cause, n in by_cause.items())
 
     def _killed(self) -> str:

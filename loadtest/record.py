@@ -4,7 +4,6 @@ Latency counts from the moment the schedule wanted the request sent. A stall of 
 request that was due during it, not only in the one that was in flight (coordinated omission, Gil Tene).
 """
 
-from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
@@ -197,10 +196,6 @@ class Record:
     def cells(self) -> list[str]:
         """The cells that answered."""
         return sorted({cell for cell, _ in self.latency})
-
-    def failures_by_cause(self) -> Counter[str]:
-        """How many tries failed, by cause."""
-        return Counter(f"{f.cause} ({f.status})" if f.status else f.cause for f in self.failures)
 
 
 @dataclass(frozen=True)

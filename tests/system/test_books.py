@@ -66,7 +66,7 @@ def until(condition: Callable[[], bool], what: str) -> None:
         time.sleep(0.02)
 
 
-@pytest.mark.parametrize("moment", ["answers on", "signing up", "open-loop traffic"])
+@pytest.mark.parametrize("moment", ["negative control", "open-loop traffic"])
 def test_ctrl_c_leaves_a_demo_running(system_folder: Path, tmp_path: Path, moment: str) -> None:
     folder = system_folder / f"demo-{re.sub('[^a-z]', '', moment)}"
     log = tmp_path / "demo.log"
