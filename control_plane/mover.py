@@ -238,13 +238,17 @@ class Mover:
         return {}
 
     async def _copy(self, move: Move, at: Parties, fences: Fences, budget_s: float) -> dict[str, Any]:
-        outgoing, incoming = await fences.take(), await fences.take()
+        outgoing, incoming, compared = [await fences.take() for _ in range(3)]
         async with self._client.export(at.source, at.tenant, outgoing, budget_s=budget_s) as rows:
-            done = await self._client.import_rows(at.target, at.tenant, incoming, rows, budget_s=budget_s)
-        ours, theirs = await asyncio.gather(
-            self._client.checksum(at.source, at.tenant, await fences.take(), budget_s=budget_s),
-            self._client.checksum(at.target, at.tenant, await fences.take(), budget_s=budget_s),
-        )
+            # The export has begun, so a later fence does not stop it: the source reads twice at the same time.
+            comparing = asyncio.create_task(self._client.checksum(at.source, at.tenant, compared, budget_s=budget_s))
+            try:
+                done = await self._client.import_rows(at.target, at.tenant, incoming, rows, budget_s=budget_s)
+                theirs = await self._client.checksum(at.target, at.tenant, await fences.take(), budget_s=budget_s)
+                ours = await comparing
+            finally:
+                comparing.cancel()
+                await asyncio.gather(comparing, return_exceptions=True)
         if ours != theirs:
             raise VerificationError(f"the copy differs in {_differences(ours, theirs)}")
         return {"rows": done.rows, "bytes": done.bytes}
