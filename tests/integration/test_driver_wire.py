@@ -43,7 +43,7 @@ async def served(script: Script, *, size: int = 1) -> AsyncIterator[tuple[Pool, 
 async def until(condition: Callable[[], bool]) -> None:
     """Wait for it, at most 10 seconds."""
     async with asyncio.timeout(10):
-        while not condition():  # noqa: ASYNC110  what is waited for happens in another process or callback
+        while not condition():
             await asyncio.sleep(0.001)
 
 
