@@ -318,7 +318,7 @@ class WorldWithoutCompareAndSet(World):
 
 
 SIZE = settings(
-    max_examples=150, stateful_step_count=40, deadline=None, derandomize=True, print_blob=False, database=None,
+    max_examples=400, stateful_step_count=40, deadline=None, derandomize=True, print_blob=False, database=None,
     report_multiple_bugs=False,
     suppress_health_check=list(HealthCheck),
 )  # fmt: skip
@@ -333,4 +333,4 @@ def test_any_interleaving_leaves_one_owner() -> None:
 @pytest.mark.parametrize("broken", [WorldWithoutFences, WorldWithoutCompareAndSet])
 def test_the_model_notices_when_a_guard_is_missing(broken: type[World]) -> None:
     with pytest.raises(AssertionError):
-        run_state_machine_as_test(broken, settings=settings(SIZE, phases=(Phase.generate,)))
+        run_state_machine_as_test(broken, settings=settings(SIZE, max_examples=5000, phases=(Phase.generate,)))
