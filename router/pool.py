@@ -129,12 +129,16 @@ class Pool:
         if len(self._waiting) > len(self._opening) and self.size < self.caps.connections and self.breaker.allows():
             self._open()
 
+    def drop_idle(self) -> None:
+        """Close what waits for a request: where one connection has died unseen, its neighbours have most likely too."""
+        for upstream in list(self._idle):
+            self.discard(upstream)
+
     def close(self) -> None:
         """Close the idle connections now, the others after their requests."""
         self._closed = True
         self._sweep.close()
-        for upstream in list(self._idle):
-            self.discard(upstream)
+        self.drop_idle()
 
     def _open(self) -> None:
         task = asyncio.get_running_loop().create_task(self._connect())

@@ -359,6 +359,7 @@ class Exchange:
         elif self._may_retry(error) and pool is not None and pool.retries.take():
             self._lost += 1
             self._path.metrics.replayed("lost")
+            pool.drop_idle()  # the one retry must not meet another connection to the process that has died
             self._leave_pool()
             self._end_probe()
             self.released(False)

@@ -257,6 +257,23 @@ def test_only_an_idempotent_request_is_sent_again_after_its_connection_was_lost(
     assert statuses(transport.take()) == [502]
 
 
+def test_the_retry_after_a_dead_connection_does_not_meet_another_dead_one() -> None:
+    world = World()
+    _, first = ask(world)
+    one = last(world)
+    ask(world)
+    last(world).data_received(OK)
+    one.data_received(OK)
+    assert len(world.pool().made) == 2
+    assert statuses(first.take()) == [200]
+    _, transport = ask(world)
+    used = next(upstream for upstream in world.pool().made if upstream.user is not None)
+    used.connection_lost(None)
+    assert len(world.pool().made) == 3
+    last(world).data_received(OK)
+    assert statuses(transport.take()) == [200]
+
+
 def test_nothing_is_sent_again_once_a_byte_of_an_answer_came() -> None:
     world = World()
     _, transport = ask(world)

@@ -99,6 +99,10 @@ class MemoryPool:
         self.in_flight -= 1
         assert self.in_flight >= 0
 
+    def drop_idle(self) -> None:
+        for upstream in list(self.idle):
+            self.discard(upstream)
+
     def acquire(self, user: User) -> None:
         if not self.connect:
             self.waiting.append(user)
