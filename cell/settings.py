@@ -3,17 +3,15 @@
 A bad setting is one line on stderr and exit status 2.
 """
 
-import logging
 import sys
-from typing import Annotated, Any, Final, Literal, NoReturn, TypeVar
+from typing import Annotated, Final, Literal, NoReturn, TypeVar
 from urllib.parse import urlsplit
 
 import pydantic
-import structlog
 from pydantic import AfterValidator, Field, SecretStr
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
-from contracts import ids, keys, routes
+from contracts import ids, keys, logs, routes
 from contracts.fleet import Tier
 
 PREFIX: Final = "CELLWALL_CELL_"
@@ -130,20 +128,5 @@ class _LogSettings(BaseSettings):
 
 
 def configure_logging(**bound: str) -> None:
-    """Structured logs on stderr: JSON lines, or columns for people where stderr is a terminal."""
-    level = load(_LogSettings).log_level
-    renderer: Any = structlog.dev.ConsoleRenderer() if sys.stderr.isatty() else structlog.processors.JSONRenderer()
-    structlog.configure(
-        processors=[
-            structlog.contextvars.merge_contextvars,
-            structlog.processors.add_log_level,
-            structlog.processors.TimeStamper(fmt="iso", utc=True),
-            structlog.processors.dict_tracebacks,
-            renderer,
-        ],
-        wrapper_class=structlog.make_filtering_bound_logger(level),
-        logger_factory=structlog.PrintLoggerFactory(sys.stderr),
-        cache_logger_on_first_use=True,
-    )
-    structlog.contextvars.bind_contextvars(**bound)
-    logging.basicConfig(level=logging.WARNING, stream=sys.stderr, format="%(levelname)s %(name)s %(message)s")
+    """Log to stderr; ``bound`` fields stand on every line."""
+    logs.configure(sys.stderr, load(_LogSettings).log_level, **bound)

@@ -3,20 +3,17 @@
 No secret and no public address has a default; listeners default to loopback.
 """
 
-import logging
 import sys
 from pathlib import Path
-from typing import Annotated, Any, TypeVar
+from typing import Annotated, TypeVar
 
-import structlog
 from pydantic import AfterValidator, SecretStr, ValidationError
 from pydantic_settings import BaseSettings, SettingsConfigDict
 from sqlalchemy.engine import make_url
 from sqlalchemy.exc import ArgumentError
 from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
-from structlog.tracebacks import ExceptionDictTransformer
 
-from contracts import ids, keys, routes
+from contracts import ids, keys, logs, routes
 
 STATEMENT_TIMEOUT_MS = 10_000
 IDLE_IN_TRANSACTION_MS = 30_000
@@ -125,23 +122,8 @@ class LogSettings(BaseSettings):
 
 
 def set_up_logging(level: str) -> None:
-    """JSON lines on stderr, or coloured text where stderr is a terminal."""
-    number = logging.getLevelNamesMapping().get(level.upper())
-    if number is None:
-        raise SettingsError(f"CELLWALL_LOG_LEVEL: {level!r} is not one of debug, info, warning, error")
-    if sys.stderr.isatty():
-        render: list[Any] = [structlog.dev.ConsoleRenderer(exception_formatter=structlog.dev.plain_traceback)]
-    else:
-        # Without locals: the traceback of a sign-up would show the owner's password.
-        tracebacks = structlog.processors.ExceptionRenderer(ExceptionDictTransformer(show_locals=False))
-        render = [tracebacks, structlog.processors.JSONRenderer()]
-    structlog.configure(
-        processors=[
-            structlog.contextvars.merge_contextvars,
-            structlog.processors.add_log_level,
-            structlog.processors.TimeStamper(fmt="iso", utc=True),
-            *render,
-        ],
-        wrapper_class=structlog.make_filtering_bound_logger(number),
-        logger_factory=structlog.PrintLoggerFactory(sys.stderr),
-    )
+    """Log to stderr; `SettingsError` for an unknown level."""
+    try:
+        logs.configure(sys.stderr, level)
+    except ValueError as e:
+        raise SettingsError(str(e)) from None

@@ -1,14 +1,13 @@
 """``python -m router``: one router, from the command line and the environment."""
 
 import argparse
-import logging
 import os
 import sys
 from typing import NoReturn
 
-import structlog
 from pydantic import ValidationError
 
+from contracts import logs
 from router.settings import ENV_PREFIX, SECRETS, Settings, SettingsError
 
 EXIT_SETTINGS = 2
@@ -69,24 +68,11 @@ def _called(name: str) -> str:
 
 
 def configure_logging() -> None:
-    """Events to stderr: JSON, or for people where stderr is a terminal. ``CELLWALL_LOG_LEVEL`` is the threshold."""
-    level = os.environ.get("CELLWALL_LOG_LEVEL", "info").upper()
-    if level not in logging.getLevelNamesMapping():
-        raise SettingsError(f"CELLWALL_LOG_LEVEL: {level.lower()} is no level (debug, info, warning, error)")
-    renderer = structlog.dev.ConsoleRenderer() if sys.stderr.isatty() else structlog.processors.JSONRenderer()
-    structlog.configure(
-        processors=[
-            structlog.processors.add_log_level,
-            structlog.processors.TimeStamper(fmt="iso", utc=True),
-            structlog.processors.dict_tracebacks
-            if not sys.stderr.isatty()
-            else structlog.processors.StackInfoRenderer(),
-            renderer,
-        ],
-        wrapper_class=structlog.make_filtering_bound_logger(logging.getLevelNamesMapping()[level]),
-        logger_factory=structlog.WriteLoggerFactory(file=sys.stderr),
-        cache_logger_on_first_use=True,
-    )
+    """Log to stderr; ``CELLWALL_LOG_LEVEL`` is the threshold."""
+    try:
+        logs.configure(sys.stderr, os.environ.get("CELLWALL_LOG_LEVEL", "info"))
+    except ValueError as e:
+        raise SettingsError(str(e)) from None
 
 
 def main(arguments: list[str] | None = None) -> int:

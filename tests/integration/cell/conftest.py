@@ -6,9 +6,9 @@ from dataclasses import replace
 from typing import Any
 
 import pytest_asyncio
-from cell_world import CellDatabases, Merchant, World, opened
 
 from cell.schema import migrate
+from tests.integration.cell.cell_world import CellDatabases, Merchant, World, opened
 
 
 @pytest_asyncio.fixture(scope="session", loop_scope="session")

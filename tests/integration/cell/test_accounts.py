@@ -8,11 +8,11 @@ from typing import Any
 
 import httpx
 import pytest
-from cell_world import PASSWORD, Merchant, World
 
 from cell.access import PUBLIC, Role
 from cell.app import PRODUCT
 from cell.modules.accounts import public, service
+from tests.integration.cell.cell_world import PASSWORD, Merchant, World
 
 ROLES = [None, *Role]  # None: no credential
 NOBODY = str(uuid.UUID(int=7 << 76 | 2 << 62))

@@ -3,7 +3,8 @@
 import secrets
 
 import pytest
-from cell_world import Merchant, World
+
+from tests.integration.cell.cell_world import Merchant, World
 
 BODY = {"sku": "S-1", "name": "Soap", "price_cents": 250, "currency": "EUR"}
 

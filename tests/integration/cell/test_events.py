@@ -8,7 +8,6 @@ from uuid import UUID
 import msgspec
 import pytest
 import sqlalchemy as sa
-from cell_world import CELL, Merchant, World
 from prometheus_client import CollectorRegistry
 from redis.asyncio import Redis
 from sqlalchemy.dialects.postgresql import ARRAY, insert
@@ -24,6 +23,7 @@ from cell.shards.sql import prepare
 from cell.shards.tables import counters
 from cell.shards.tables import outbox as outbox_table
 from contracts.transfer import Fence, Freeze
+from tests.integration.cell.cell_world import CELL, Merchant, World
 
 _upsert = insert(counters).values(tenant_id=sa.bindparam("tenant_id"), name="effects", value=sa.literal(1))
 COUNT_EFFECT = prepare(

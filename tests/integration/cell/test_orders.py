@@ -6,10 +6,10 @@ from collections.abc import Awaitable, Callable
 
 import asyncpg
 import pytest
-from cell_world import Merchant, World
 
 from cell import idempotency
 from cell.idempotency import Answer
+from tests.integration.cell.cell_world import Merchant, World
 
 
 async def test_an_order_is_priced_from_the_catalog_in_integer_cents(merchant: Merchant) -> None:

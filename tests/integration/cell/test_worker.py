@@ -7,11 +7,11 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
 import httpx
-from cell_world import CELL, CellDatabases, Merchant, World
 from redis.asyncio import Redis
 
 from cell.events.stream import connect
 from infra.local.ports import free_ports
+from tests.integration.cell.cell_world import CELL, CellDatabases, Merchant, World
 
 TOKEN = "w" * 43
 PYTHON = (sys.executable, "-m", "cell")

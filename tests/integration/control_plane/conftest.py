@@ -8,12 +8,12 @@ from typing import Any
 import asyncpg
 import pytest_asyncio
 import sqlalchemy as sa
-from mover_world import control_plane_dsn, world  # noqa: F401 - fixtures of the mover's tests
-from plane_world import Plane
 from sqlalchemy.ext.asyncio import create_async_engine
 
 from control_plane.schema import upgrade
 from control_plane.seed import seed
+from tests.integration.control_plane.mover_world import control_plane_dsn, world  # noqa: F401 - fixtures of the mover's tests
+from tests.integration.control_plane.plane_world import Plane
 
 
 @pytest_asyncio.fixture(scope="session", loop_scope="session")

@@ -11,7 +11,6 @@ from time import monotonic
 import httpx
 import pytest_asyncio
 import sqlalchemy as sa
-from fake_cell import FLEET_ROOT, SCHEMA, FakeFleet, Killed, Row
 from prometheus_client import CollectorRegistry
 from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
 
@@ -30,6 +29,7 @@ from control_plane.routes import RouteLog, publish, route_of
 from control_plane.schema import upgrade
 from control_plane.seed import seed
 from control_plane.signals import Signals
+from tests.integration.control_plane.fake_cell import FLEET_ROOT, SCHEMA, FakeFleet, Killed, Row
 
 HINT_KEY = b"h" * 32
 OPERATOR = Actor("key:test", "operator")

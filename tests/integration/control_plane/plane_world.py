@@ -9,7 +9,6 @@ from typing import Any
 import httpx
 import msgspec
 import sqlalchemy as sa
-from fake_cell import FLEET_ROOT, SCHEMA, FakeCell, FakeFleet, Refused, Row
 from sqlalchemy.ext.asyncio import create_async_engine
 
 from contracts import envelope, problems, routes, transfer
@@ -17,6 +16,7 @@ from contracts.keys import Purpose, bearer
 from control_plane.app import Services, compose, create_app, create_front_door
 from control_plane.auth import create_key
 from control_plane.models import ROLES
+from tests.integration.control_plane.fake_cell import FLEET_ROOT, SCHEMA, FakeCell, FakeFleet, Refused, Row
 
 DOMAIN = "example.test"
 ENVELOPE_KEY = b"e" * 32

@@ -6,12 +6,12 @@ from typing import Any
 import pytest
 from litestar import Litestar
 from litestar.routes import HTTPRoute
-from plane_world import CELLS, DOMAIN, ENVELOPE_KEY, FLEET_ROOT, Plane, sign_up
 
 from contracts import problems
 from contracts.keys import Purpose, bearer
 from control_plane.app import create_app, create_front_door
 from control_plane.auth import create_key
+from tests.integration.control_plane.plane_world import CELLS, DOMAIN, ENVELOPE_KEY, FLEET_ROOT, Plane, sign_up
 
 MAY = {
     "viewer": {"viewer", "operator", "admin"},

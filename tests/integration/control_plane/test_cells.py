@@ -3,12 +3,12 @@
 import pytest
 from alembic.autogenerate import compare_metadata
 from alembic.migration import MigrationContext
-from plane_world import Plane
 from sqlalchemy import Connection
 
 from contracts import problems, routes
 from control_plane import move_store
 from control_plane.models import metadata
+from tests.integration.control_plane.plane_world import Plane
 
 
 async def _cell(plane: Plane, name: str) -> dict[str, object]:

@@ -4,11 +4,11 @@ import asyncio
 
 import pytest
 import sqlalchemy as sa
-from mover_world import OPERATOR, SOURCE, TARGET, World
 
 from contracts.problems import ProblemError
 from control_plane.models import cells, tenants
 from control_plane.move import State
+from tests.integration.control_plane.mover_world import OPERATOR, SOURCE, TARGET, World
 
 
 async def refusal(world: World, to: str) -> ProblemError:

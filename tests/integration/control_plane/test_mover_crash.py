@@ -3,13 +3,13 @@
 import asyncio
 
 import pytest
-from fake_cell import Killed
-from mover_world import HINT_KEY, OPERATOR, ROWS, SOURCE, TARGET, World, killed_at
 
 from contracts.problems import ProblemError
 from contracts.routes import RouteHint
 from control_plane.move import State
 from control_plane.move_store import StaleMoveError
+from tests.integration.control_plane.fake_cell import Killed
+from tests.integration.control_plane.mover_world import HINT_KEY, OPERATOR, ROWS, SOURCE, TARGET, World, killed_at
 
 FORWARD = ["preparing", "holding", "frozen", "switching", "standby", "purging", "done"]
 UNDECIDED = ["preparing", "holding", "frozen"]

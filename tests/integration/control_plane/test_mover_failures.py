@@ -1,13 +1,13 @@
 """What goes wrong in a move, and where the tenant is afterwards."""
 
 import pytest
-from fake_cell import Killed
-from mover_world import OPERATOR, SOURCE, TARGET, World, killed_at
 
 from contracts import problems
 from contracts.problems import ProblemError
 from control_plane.models import tenants
 from control_plane.move import Budgets, State
+from tests.integration.control_plane.fake_cell import Killed
+from tests.integration.control_plane.mover_world import OPERATOR, SOURCE, TARGET, World, killed_at
 
 
 @pytest.mark.invariant(6)

@@ -6,11 +6,11 @@ from typing import Any
 import asyncpg
 import pytest
 import sqlalchemy as sa
-from mover_world import TARGET, World
 
 from control_plane.leader import LOCK_KEY, Leader
 from control_plane.move import State
 from control_plane.move_runner import MoveRunner
+from tests.integration.control_plane.mover_world import TARGET, World
 
 FAST_S = 0.02
 

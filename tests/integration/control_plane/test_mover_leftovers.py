@@ -1,12 +1,12 @@
 """What no move accounts for is cleaned; what a move accounts for, and what nobody can be sure of, is left alone."""
 
 import pytest
-from fake_cell import Killed, Row
-from mover_world import ROWS, SOURCE, TARGET, World, killed_at
 
 from control_plane.models import tenants
 from control_plane.reconciler import Repair, judge
 from control_plane.routes import publish, route_of
+from tests.integration.control_plane.fake_cell import Killed, Row
+from tests.integration.control_plane.mover_world import ROWS, SOURCE, TARGET, World, killed_at
 
 
 @pytest.mark.invariant(6)

@@ -3,13 +3,13 @@
 import time
 
 import pytest
-from fake_cell import Row
-from plane_world import FLEET_ROOT, Plane
 
 from contracts import routes
 from control_plane.cell_client import CellClient
 from control_plane.restore import RestoreError, new_log
 from control_plane.routes import Cursor
+from tests.integration.control_plane.fake_cell import Row
+from tests.integration.control_plane.plane_world import FLEET_ROOT, Plane
 
 
 async def _new_log(plane: Plane) -> list[str]:

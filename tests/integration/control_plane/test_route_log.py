@@ -5,11 +5,11 @@ import contextlib
 from time import monotonic
 
 import pytest
-from plane_world import Plane
 
 from contracts import routes
 from control_plane.models import TENANT_STATES
 from control_plane.routes import Cursor, forget_superseded, publish
+from tests.integration.control_plane.plane_world import Plane
 
 
 class AbandonedError(Exception):

@@ -3,9 +3,9 @@
 import asyncio
 
 import pytest
-from plane_world import Plane, sign_up
 
 from contracts import problems, routes
+from tests.integration.control_plane.plane_world import Plane, sign_up
 
 
 async def _nothing_left(plane: Plane, slug: str) -> None:

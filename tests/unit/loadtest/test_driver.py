@@ -3,7 +3,6 @@ from collections.abc import Callable
 from dataclasses import replace
 
 import pytest
-from virtual_time import run
 
 from contracts import problems
 from loadtest.driver import ATTEMPT_TIMEOUT_S, Driver
@@ -11,6 +10,7 @@ from loadtest.record import Failure, Kill, Record
 from loadtest.schedule import Intent, Kind, Traffic, schedule
 from loadtest.wire import Answer, ExchangeError
 from loadtest.workload import Account
+from tests.unit.loadtest.virtual_time import run
 
 ACCOUNT = Account("t1", "one", "one.cellwall.localhost", "cwk_t1_x", ("p1",))
 ORDERS = {"t1": ["o0"]}

@@ -5,7 +5,8 @@ from typing import Any
 
 import pytest
 import pytest_asyncio
-from two_cells import FUNCTIONS, MUTATIONS, Cell, Mutate, opened
+
+from tests.integration.cell.platform_parts.two_cells import FUNCTIONS, MUTATIONS, Cell, Mutate, opened
 
 
 @pytest_asyncio.fixture

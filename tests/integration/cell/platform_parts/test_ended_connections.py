@@ -4,13 +4,13 @@ import asyncio
 
 import pytest
 import sqlalchemy as sa
-from two_cells import ADD_COUNTER, COUNTERS, Cell, context
 
 from cell.ingress import outcome_of
 from cell.shards import errors
 from cell.shards.session import TenantSession
 from cell.shards.sql import prepare
 from contracts import problems
+from tests.integration.cell.platform_parts.two_cells import ADD_COUNTER, COUNTERS, Cell, context
 
 BACKEND = prepare(sa.select(sa.func.pg_backend_pid()))
 SLEEP = prepare(sa.select(sa.func.pg_sleep(60)))

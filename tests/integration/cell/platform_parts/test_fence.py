@@ -9,7 +9,6 @@ from contextlib import suppress
 import asyncpg
 import pytest
 import sqlalchemy as sa
-from two_cells import ADD_COUNTER, COUNTERS, FREEZE, Cell, Mutate, context
 
 from cell.shards import errors, tables
 from cell.shards.session import Shards
@@ -17,6 +16,7 @@ from cell.shards.sql import prepare
 from cell.transfer import locks
 from cell.transfer.locks import Patience
 from contracts.transfer import Freeze, Release, Restore
+from tests.integration.cell.platform_parts.two_cells import ADD_COUNTER, COUNTERS, FREEZE, Cell, Mutate, context
 
 SLEEP = prepare(sa.select(sa.func.pg_sleep(60)))
 EVERYTHING = prepare(sa.select(tables.counters.c.tenant_id))

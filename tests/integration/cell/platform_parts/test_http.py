@@ -15,7 +15,6 @@ import pytest_asyncio
 import sqlalchemy as sa
 from litestar import Response, Router, get, post
 from litestar.di import NamedDependency
-from two_cells import ADD_COUNTER, FREEZE, SCHEMA, Cell, next_tenant
 
 from cell import app, ingress, servers
 from cell.health import Health
@@ -26,6 +25,7 @@ from cell.shards.session import Shards
 from cell.shards.sql import prepare
 from contracts import envelope, problems, transfer
 from contracts.transfer import Freeze, Release
+from tests.integration.cell.platform_parts.two_cells import ADD_COUNTER, FREEZE, SCHEMA, Cell, next_tenant
 
 KEY = secrets.token_bytes(32)
 TOKEN = secrets.token_urlsafe(32)

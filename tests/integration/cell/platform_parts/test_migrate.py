@@ -8,7 +8,6 @@ import sqlalchemy as sa
 from alembic.autogenerate import compare_metadata
 from alembic.migration import MigrationContext
 from sqlalchemy.ext.asyncio import create_async_engine
-from two_cells import Cell, Mutate
 
 from cell.modules.accounts import tables as accounts
 from cell.modules.catalog import tables as catalog
@@ -16,6 +15,7 @@ from cell.modules.orders import tables as orders
 from cell.schema import migrate
 from cell.schema.walls import breaches
 from cell.shards.tables import metadata
+from tests.integration.cell.platform_parts.two_cells import Cell, Mutate
 
 PRODUCT = (accounts, catalog, orders)  # importing them completes the metadata
 

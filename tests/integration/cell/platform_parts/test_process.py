@@ -10,10 +10,10 @@ from collections.abc import AsyncIterator
 from typing import Any
 
 import httpx
-from test_http import TOKEN
 
 from contracts import keys
 from infra.local.ports import free_ports
+from tests.integration.cell.platform_parts.test_http import TOKEN
 
 
 def environment(cell_databases: Any, data: int, internal: int) -> dict[str, str]:

@@ -8,7 +8,16 @@ from typing import Any
 
 import pytest
 import sqlalchemy as sa
-from two_cells import (
+
+from cell.events.outbox import WORK_KIND
+from cell.shards import errors, tables
+from cell.shards.sql import prepare
+from cell.transfer import fence as fences
+from cell.transfer import rules
+from contracts import problems
+from contracts.problems import ProblemError
+from contracts.transfer import Abort, Activate, Checksum, Fence, Freeze, Prepare, Provision, Release, Restore
+from tests.integration.cell.platform_parts.two_cells import (
     FREEZE,
     FUNCTIONS,
     SCHEMA,
@@ -20,15 +29,6 @@ from two_cells import (
     next_tenant,
     pieces,
 )
-
-from cell.events.outbox import WORK_KIND
-from cell.shards import errors, tables
-from cell.shards.sql import prepare
-from cell.transfer import fence as fences
-from cell.transfer import rules
-from contracts import problems
-from contracts.problems import ProblemError
-from contracts.transfer import Abort, Activate, Checksum, Fence, Freeze, Prepare, Provision, Release, Restore
 
 Cells = tuple[Cell, Cell]
 
