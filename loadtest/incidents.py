@@ -46,6 +46,7 @@ class Happened:
     """What was done, and when. Seconds since the start of the traffic."""
 
     move: Move
+    moving: tuple[float, float]
     kill: Kill
     away_from: float
     away_until: float
@@ -78,20 +79,22 @@ class Incidents:
             await self._machine.revive(CONTROL_PLANE)
             away_until = self._now()
             self._say(f"the control plane is back after {away_until - away_from:.1f} s")
-        return Happened(moving.result(), kill, away_from, away_until)
+        move, period = moving.result()
+        return Happened(move, period, kill, away_from, away_until)
 
     async def _at(self, second: float) -> None:
         await asyncio.sleep(max(0.0, second - self._now()))
 
-    async def _move(self, name: str) -> Move:
+    async def _move(self, name: str) -> tuple[Move, tuple[float, float]]:
         tenant = await self._control_plane.tenant(name)
         target = next(cell for cell in await self._control_plane.cells() if cell != tenant.cell)
+        began = self._now()
         move = await self._control_plane.start_move(tenant.id, target)
         self._say(f"moving the busiest tenant, {tenant.slug}, from {tenant.cell} to {target} under its own writes")
         move = await self._control_plane.wait_move(move, timeout_s=MOVE_TIMEOUT_S)
         hold = f"{move.hold_ms:.0f} ms" if move.hold_ms is not None else "no time"
         self._say(f"the move is {move.state}: {move.rows} rows, requests were held for {hold}")
-        return move
+        return move, (began, self._now())
 
     def _kill_worker(self, victim: "Victim") -> Kill:
         pids = worker_pids(victim.log)

@@ -43,7 +43,6 @@ class Outcome:
     def lines(self) -> list[Line]:
         """The table."""
         record, move = self.record, self.happened.move
-        gap = write_gap(record.writes.get(self.moved, []))
         hold = "unknown" if move.hold_ms is None else f"{move.hold_ms:.0f} ms"
         rates = f"{record.intended / self.seconds:.1f}/s offered, {self._achieved:.1f}/s achieved"
         return [
@@ -53,7 +52,7 @@ class Outcome:
             *(line for cell in record.cells for line in self._of_cell(cell)),
             Line("the move", f"{self.slug}: {move.source} -> {move.target}, {move.state}", move.state != "done"),
             Line("hold time of the move", hold, move.hold_ms is None),
-            Line("longest write gap of the moved tenant", f"{gap.seconds * 1000:.0f} ms, {gap.at:.2f} s into the run"),
+            Line("longest write gap of the moved tenant", self._gap()),
             Line("control plane away", f"{self.happened.away_until - self.happened.away_from:.1f} s"),
             Line("negative control", "caught" if self.control.caught else "MISSED", not self.control.caught),
             Line("books", self._books(), not self.audit.balanced),
@@ -70,6 +69,13 @@ class Outcome:
     @property
     def _achieved(self) -> float:
         return self.record.succeeded / max(self.seconds, self.record.seconds)
+
+    def _gap(self) -> str:
+        writes, (began, ended) = self.record.writes.get(self.moved, []), self.happened.moving
+        longest = write_gap(writes)
+        moving = write_gap([w for w in writes if w.ended >= began and w.intended <= ended])
+        told = f"{longest.seconds * 1000:.0f} ms, {longest.at:.2f} s into the run"
+        return f"{told}; while it moved {moving.seconds * 1000:.0f} ms (from {began:.2f} s to {ended:.2f} s)"
 
     def _failed(self) -> str:
         if not self.failures:

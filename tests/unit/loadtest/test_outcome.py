@@ -20,7 +20,7 @@ from loadtest.wire import Answer
 MOVE = Move("m1", "t1", "cell-1", "cell-2", "done", rows=400, hold_ms=87.4)
 BALANCED = Audit(10, 10, 0, 0, ())
 CAUGHT = Verdict(Audit(26, 1, 0, 0, tuple(Finding(Wrong.LOST, "t9", "x") for _ in range(25))), MOVE, 25, 421)
-HAPPENED = Happened(MOVE, Kill("router-1", 9.0, 4242, frozenset({4711})), 12.0, 15.2)
+HAPPENED = Happened(MOVE, (4.0, 5.0), Kill("router-1", 9.0, 4242, frozenset({4711})), 12.0, 15.2)
 LOST = Failure(9.01, 8.99, "t1", Kind.READ, "router-1", "connection lost", local_port=4711, retried=True)
 
 
@@ -31,6 +31,7 @@ def outcome(*failures: Failure, **change: object) -> Outcome:
     for _ in range(10):
         record.answered("cell-1", Kind.CREATE, 0.01)
     record.wrote("t1", Write(1.0, 1.25, True))
+    record.wrote("t1", Write(4.5, 4.6, True))
     record.failures = list(failures)
     record.retried_well = sum(f.retried for f in failures)
     made = Outcome(20.0, record, BALANCED, CAUGHT, HAPPENED, "t1", "shop-01")
@@ -49,7 +50,9 @@ def test_a_good_run_is_called_bad() -> None:
     assert found["failed requests"] == "0"
     assert found["in flight in the killed worker"] == "1, of which 1 were sent again; 1 then got their answer"
     assert found["hold time of the move"] == "87 ms"
-    assert found["longest write gap of the moved tenant"] == "250 ms, 1.00 s into the run"
+    assert found["longest write gap of the moved tenant"] == (
+        "250 ms, 1.00 s into the run; while it moved 100 ms (from 4.00 s to 5.00 s)"
+    )
     assert found["cell-1 writes"].startswith("10: p50 10.0 ms")
     assert found["requests"] == "10 in 20 s: 0.5/s offered, 0.5/s achieved"
 
