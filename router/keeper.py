@@ -30,7 +30,7 @@ POLL_WAIT_S: Final = 25.0  # how long the control plane may keep a poll that has
 LAGGING_POLL_WAIT_S: Final = 0.2  # while a worker has not acknowledged: the next report is due soon
 ACKNOWLEDGE_S: Final = 1.0
 CONNECT_S: Final = 2.0
-BACKOFF_S: Final = (0.2, 5.0)  # first and longest pause after a failed poll, each plus up to as much at random
+BACKOFF_S: Final = (0.2, 1.0)  # first and longest pause after a failed poll, each plus up to as much at random
 FILE_PAUSE_S: Final = 1.0  # between two writes of the last good table
 
 _log = structlog.get_logger("router.keeper")
