@@ -1,4 +1,7 @@
-"""``python -m control_plane migrate | serve | create-key | new-log``. A bad setting is one line and exit status 2."""
+"""``python -m control_plane migrate | serve | create-key | new-log``. A bad setting is one line and exit status 2.
+
+Each command imports its own part: migrating and making keys should not wait for the web server.
+"""
 
 import asyncio
 import sys
@@ -9,9 +12,7 @@ import click
 import uvloop
 from sqlalchemy.exc import SQLAlchemyError
 
-from control_plane import app, audit, restore, schema, seed
-from control_plane.auth import create_key
-from control_plane.models import ROLES
+from control_plane.roles import ROLES
 from control_plane.settings import (
     DatabaseSettings,
     FleetSettings,
@@ -36,6 +37,8 @@ def main() -> None:
 def migrate() -> None:
     """Bring the database to the newest schema and seed the plans. Safe to repeat."""
 
+    from control_plane import schema, seed
+
     async def work() -> None:
         engine = load(DatabaseSettings).engine()
         try:
@@ -51,6 +54,8 @@ def migrate() -> None:
 def serve() -> None:
     """Run the control plane until SIGTERM or SIGINT."""
 
+    from control_plane import app, schema
+
     async def work() -> None:
         settings = load(Settings)
         await schema.require_newest(settings)
@@ -64,6 +69,9 @@ def serve() -> None:
 @click.option("--role", required=True, type=click.Choice(ROLES), help="What it may do.")
 def make_key(name: str, role: str) -> None:
     """Make an API key and print it. It is shown this once."""
+
+    from control_plane import audit
+    from control_plane.auth import create_key
 
     async def work() -> None:
         engine = load(DatabaseSettings).engine()
@@ -82,11 +90,16 @@ def make_key(name: str, role: str) -> None:
 def new_log() -> None:
     """After restoring the database: ask every cell what it has, and begin a new route log above that."""
 
+    from control_plane import restore
+
     async def work() -> None:
         for line in await restore.run(load(FleetSettings)):
             click.echo(line)
 
-    _run(work())
+    try:
+        _run(work())
+    except restore.RestoreError as e:
+        _end(1, str(e))
 
 
 def _run(work: Coroutine[Any, Any, None]) -> None:
@@ -94,8 +107,6 @@ def _run(work: Coroutine[Any, Any, None]) -> None:
         uvloop.run(work)
     except SettingsError as e:
         _end(2, str(e))
-    except restore.RestoreError as e:
-        _end(1, str(e))
     except (SQLAlchemyError, OSError) as e:
         cause = getattr(e, "orig", None) or e
         _end(1, f"the database cannot be used: {str(cause).splitlines()[0] if str(cause) else type(cause).__name__}")

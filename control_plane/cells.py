@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Any, Final, Literal
+from typing import Any, Final
 
 import sqlalchemy as sa
 import structlog
@@ -22,7 +22,6 @@ from control_plane.routes import publish
 HEARTBEAT_S: Final = 2.0  # what a cell's agent is asked for
 LEASE_S: Final = 8.0  # without a heartbeat for this long a cell is not healthy
 
-CellState = Literal["active", "draining", "closed"]
 
 log = structlog.get_logger()
 
@@ -34,7 +33,7 @@ class Cell:
     name: str
     region: str
     tier: str
-    state: CellState
+    state: routes.CellState
     capacity: int
     tenants: int
     load: float
@@ -204,7 +203,7 @@ class Cells:
             raise ProblemError(NOT_FOUND, f"The cell {name!r} is not registered.")
         return fleet.Accepted(state, HEARTBEAT_S)
 
-    async def change(self, name: str, state: CellState | None, capacity: int | None, actor: Actor) -> Cell:
+    async def change(self, name: str, state: routes.CellState | None, capacity: int | None, actor: Actor) -> Cell:
         """Set state or capacity. An operator's capacity wins over what the cell reports from then on."""
         values: dict[str, Any] = {}
         if state is not None:

@@ -11,6 +11,8 @@ from typing import Any
 import sqlalchemy as sa
 from sqlalchemy.dialects.postgresql import ARRAY, JSONB
 
+from control_plane.roles import ROLES
+
 metadata = sa.MetaData(
     naming_convention={
         "ix": "ix_%(table_name)s_%(column_0_N_name)s",
@@ -26,7 +28,6 @@ TIERS = ("shared", "dedicated", "canary")
 # provisioning: the row reserves the slug while the cell creates the tenant. deleting: no route any more, rows are
 # still being purged at the cell. deleted: the tombstone.
 TENANT_STATES = ("provisioning", "active", "suspended", "deleting", "deleted")
-ROLES = ("admin", "operator", "viewer", "router")
 
 
 def one_of(column: str, values: tuple[str, ...]) -> str:

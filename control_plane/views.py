@@ -1,13 +1,17 @@
 """The JSON of the control plane's API: what it takes and what it shows."""
 
 from datetime import datetime
-from typing import Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import msgspec
 
 from contracts import ids
-from control_plane import cells as fleet
-from control_plane.models import Tenant
+from contracts.routes import CellState
+
+if TYPE_CHECKING:  # the command line reads these views too, and should not wait for the database's libraries
+    from control_plane.cells import Cell
+    from control_plane.models import Tenant
+    from control_plane.move_store import Move, Step
 
 Limit = Annotated[int, msgspec.Meta(ge=1, le=500)]
 Name = Annotated[str, msgspec.Meta(min_length=1, max_length=100)]
@@ -58,7 +62,7 @@ class TenantView(msgspec.Struct, frozen=True):
     created_at: datetime
 
     @classmethod
-    def of(cls, t: Tenant) -> "TenantView":
+    def of(cls, t: "Tenant") -> "TenantView":
         """From the row."""
         return cls(
             ids.tenant_of(t.number), t.slug, t.name, t.cell, t.epoch, t.state, t.plan, t.region, t.hosts, t.move_id,
@@ -79,7 +83,7 @@ class CellView(msgspec.Struct, frozen=True):
     name: str
     region: str
     tier: str
-    state: fleet.CellState
+    state: CellState
     capacity: int
     tenants: int
     address: str
@@ -91,7 +95,7 @@ class CellView(msgspec.Struct, frozen=True):
     healthy: bool
 
     @classmethod
-    def of(cls, c: fleet.Cell) -> "CellView":
+    def of(cls, c: "Cell") -> "CellView":
         """From the fleet snapshot."""
         return cls(
             c.name, c.region, c.tier, c.state, c.capacity, c.tenants, c.address, c.internal_address, c.schema,
@@ -108,7 +112,7 @@ class CellList(msgspec.Struct, frozen=True):
 class CellChange(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """PATCH of a cell: what is absent stays."""
 
-    state: fleet.CellState | None = None
+    state: CellState | None = None
     capacity: Annotated[int, msgspec.Meta(ge=0, le=10_000_000)] | None = None
 
 
@@ -219,3 +223,80 @@ class Noted(msgspec.Struct, frozen=True):
     """The same answer whether the address is known or not."""
 
     message: str
+
+
+class StartMove(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """``tenant`` is an id or a slug, ``to`` a cell."""
+
+    tenant: str
+    to: str
+
+
+class StepView(msgspec.Struct, frozen=True):
+    """One line of a move's history."""
+
+    state: str
+    at: datetime
+    detail: str
+
+
+class MoveView(msgspec.Struct, frozen=True):
+    """A move as operators see it. ``epoch`` is the one that the tenant has, or gets, by it."""
+
+    id: str
+    kind: str
+    tenant: str
+    slug: str
+    source: str
+    target: str
+    state: str
+    reason: str
+    epoch: int
+    rows: int | None
+    bytes: int | None
+    hold_ms: float | None
+    attempts: int
+    created_at: datetime
+    updated_at: datetime
+    finished_at: datetime | None
+    steps: list[StepView]
+
+    @classmethod
+    def of(cls, move: "Move", steps: "list[Step]") -> "MoveView":
+        """From the stored move; ``steps`` oldest first."""
+        return cls(
+            id=move.id,
+            kind=move.kind,
+            tenant=ids.tenant_of(move.tenant),
+            slug=move.slug,
+            source=move.source,
+            target=move.target,
+            state=move.state,
+            reason=move.reason,
+            epoch=move.epoch,
+            rows=move.rows,
+            bytes=move.bytes,
+            hold_ms=move.hold_ms,
+            attempts=move.attempts,
+            created_at=move.created_at,
+            updated_at=move.updated_at,
+            finished_at=move.finished_at,
+            steps=[StepView(step.state, step.at, step.detail) for step in steps],
+        )
+
+
+class MoveList(msgspec.Struct, frozen=True):
+    """Newest first; their steps are in the single view."""
+
+    moves: list[MoveView]
+
+
+class EstimateView(msgspec.Struct, frozen=True):
+    """What a move would be like; nothing was changed."""
+
+    tenant: str
+    slug: str
+    source: str
+    target: str
+    rows: int
+    hold_ms: float

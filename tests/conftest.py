@@ -49,13 +49,21 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
     terminalreporter.section("invariants (docs/architecture.md): what proves them, and what proves the proof")
     for number, text in INVARIANTS.items():
         terminalreporter.write_line(f"{number}. {text}", bold=True)
-        for kind in ("invariant", "mutation"):
-            for nodeid, outcome in _results.get((number, kind), []):
-                label = "holds" if kind == "invariant" else "turns red without its guard"
-                verdict = label if outcome == "passed" else outcome.upper()
-                terminalreporter.write_line(f"   {verdict:28} {nodeid}")
+        for kind, label in (("invariant", "holds"), ("mutation", "turns red without its guard")):
+            for test, outcomes in _by_test(_results.get((number, kind), [])).items():
+                bad = sorted({outcome.upper() for outcome in outcomes if outcome != "passed"})
+                cases = f" ({len(outcomes)} cases)" if len(outcomes) > 1 else ""
+                terminalreporter.write_line(f"   {' '.join(bad) or label:28} {test}{cases}")
         if not _results.get((number, "invariant")):
             terminalreporter.write_line("   (not run in this selection)")
+
+
+def _by_test(results: list[tuple[str, str]]) -> dict[str, list[str]]:
+    """The outcomes of a test function's cases together."""
+    found: dict[str, list[str]] = defaultdict(list)
+    for nodeid, outcome in results:
+        found[nodeid.partition("[")[0]].append(outcome)
+    return found
 
 
 def pytest_sessionfinish(session: pytest.Session) -> None:

@@ -3,7 +3,7 @@
 import rich_click as click
 
 from control_plane.cli.context import Cli, pass_cli, shared
-from control_plane.models import ROLES
+from control_plane.roles import ROLES
 from control_plane.views import CreatedKey, KeyList
 
 

@@ -10,7 +10,7 @@ from rich.text import Text
 from control_plane.cli.client import RefusedError, UnreachableError
 from control_plane.cli.context import Cli, pass_cli, shared
 from control_plane.move import TERMINAL, State
-from control_plane.moves_api import EstimateView, MoveList, MoveView
+from control_plane.views import EstimateView, MoveList, MoveView
 
 POLL_S: Final = 0.1
 ABSENCE_S: Final = 60.0  # how long watching goes on while the control plane does not answer

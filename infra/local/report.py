@@ -1,6 +1,8 @@
 """What a person, or a script, is told about a running fleet: listeners, pids, folders and lines to try."""
 
+import os
 import sys
+from pathlib import Path
 from typing import Final
 
 import msgspec
@@ -77,8 +79,12 @@ def text(fleet: Fleet) -> str:
 
 
 def environment(fleet: Fleet) -> dict[str, str]:
-    """What `cellctl` needs to reach this fleet."""
-    return {"CELLWALL_URL": fleet.control_plane.url, "CELLWALL_API_KEY": fleet.control_plane.operator_key}
+    """What `cellctl` needs to be found and to reach this fleet."""
+    return {
+        "CELLWALL_URL": fleet.control_plane.url,
+        "CELLWALL_API_KEY": fleet.control_plane.operator_key,
+        "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ.get('PATH', os.defpath)}",
+    }
 
 
 def samples(fleet: Fleet) -> list[tuple[str, str]]:

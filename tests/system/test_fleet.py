@@ -93,7 +93,7 @@ def test_up_twice_repairs_and_down_twice_removes_everything(system_folder: Path)
         status, out, _ = ended(command("status", "--json", folder=folder))
         assert status == 0
         assert {found["name"] for found in json.loads(out)["processes"]} == set(after)
-        assert ended(command("env", folder=folder))[1].count("export ") == 2
+        assert ended(command("env", folder=folder))[1].count("export CELLWALL_") == 2
     finally:
         first = ended(command("down", folder=folder))
     assert first[0] == 0, first[2]

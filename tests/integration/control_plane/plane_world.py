@@ -15,7 +15,7 @@ from contracts import envelope, problems, routes, transfer
 from contracts.keys import Purpose, bearer
 from control_plane.app import Services, compose, create_app, create_front_door
 from control_plane.auth import create_key
-from control_plane.models import ROLES
+from control_plane.roles import ROLES
 from tests.integration.control_plane.fake_cell import FLEET_ROOT, SCHEMA, FakeCell, FakeFleet, Refused, Row
 
 DOMAIN = "example.test"
