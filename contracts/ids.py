@@ -16,6 +16,8 @@ _LABEL = re.compile(r"[a-z0-9](?:[a-z0-9-]{0,61}[a-z0-9])?\Z")
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}\Z")
 _HOST = re.compile(r"(?=.{1,253}\Z)[a-z0-9](?:[a-z0-9-]{0,61}[a-z0-9])?(?:\.[a-z0-9](?:[a-z0-9-]{0,61}[a-z0-9])?)*\Z")
 
+RESERVED_CELLS: Final = frozenset({"front-door"})  # routers know the control plane's front door by this name
+
 # Slugs that would shadow a host of the platform itself.
 RESERVED_SLUGS: Final = frozenset({"admin", "api", "console", "router", "start", "status", "www"})
 
@@ -54,6 +56,8 @@ def cell_name(text: str) -> CellName:
     """A cell's name: one lower-case DNS label."""
     if not _LABEL.match(text):
         raise InvalidIdError(f"{text!r} is not a cell name (one lower-case DNS label)")
+    if text in RESERVED_CELLS:
+        raise InvalidIdError(f"the cell name {text!r} is reserved")
     return CellName(text)
 
 

@@ -59,9 +59,9 @@ async def cells(router: Router, one: Script, two: Script = polite) -> AsyncItera
 
 @asynccontextmanager
 async def fleet(
-    folder: Path, one: Script, two: Script = polite, **caps: int
+    folder: Path, one: Script, two: Script = polite, *, module: str = "router", **caps: int
 ) -> AsyncIterator[tuple[Router, Cell, Cell]]:
-    router = Router(folder, {"cell-1": free_port(), "cell-2": free_port()}, caps=caps)
+    router = Router(folder, {"cell-1": free_port(), "cell-2": free_port()}, caps=caps, module=module)
     try:
         async with cells(router, one, two) as (first, second):
             yield router, first, second
@@ -205,7 +205,7 @@ async def test_a_dead_cell_answers_503_with_retry_after_and_the_other_cell_works
             await asyncio.sleep(0.1)
 
 
-async def test_a_full_cell_refuses_and_takes_no_room_of_another(tmp_path: Path) -> None:
+async def check_that_a_full_cell_takes_no_room_of_another(folder: Path, module: str = "router") -> None:
     release = asyncio.Event()
 
     async def slow(cell: Cell, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
@@ -214,16 +214,30 @@ async def test_a_full_cell_refuses_and_takes_no_room_of_another(tmp_path: Path) 
         writer.write(OK)
         await writer.drain()
 
-    async with fleet(tmp_path, slow, polite, connections=2, pending=1, in_flight=8) as (router, cell, _):
+    async with fleet(folder, slow, polite, module=module, connections=2, pending=1, in_flight=8) as (router, cell, _):
         waiting = [asyncio.create_task(ask(router.port, GET)) for _ in range(2)]
         await until(lambda: len(cell.heads) == 2)
         more = [asyncio.create_task(ask(router.port, GET)) for _ in range(2)]  # one waits for a connection
         done, _ = await asyncio.wait(more, return_when=asyncio.FIRST_COMPLETED)
         assert [task.result()[0] for task in done] == [503]
-        assert (await ask(router.port, GET2))[0] == 200
-        release.set()
-        assert sorted([(await task)[0] for task in (*waiting, *more)]) == [200, 200, 200, 503]
+        try:
+            assert (await asyncio.wait_for(ask(router.port, GET2), 5))[0] == 200, "the neighbour is refused"
+        finally:
+            release.set()
+            answers = sorted([(await task)[0] for task in (*waiting, *more)])
+        assert answers == [200, 200, 200, 503]
         assert cell.connections <= 3
+
+
+@pytest.mark.invariant(5)
+async def test_a_full_cell_refuses_and_takes_no_room_of_another(tmp_path: Path) -> None:
+    await check_that_a_full_cell_takes_no_room_of_another(tmp_path)
+
+
+@pytest.mark.mutation(5)
+async def test_with_one_bulkhead_for_all_a_full_cell_takes_its_neighbour_down(tmp_path: Path) -> None:
+    with pytest.raises(AssertionError, match="the neighbour is refused"):
+        await check_that_a_full_cell_takes_no_room_of_another(tmp_path, "tests.mutations.one_bulkhead")
 
 
 async def test_a_post_whose_cell_dies_is_not_sent_twice_but_a_get_is(shared: Router) -> None:

@@ -25,7 +25,14 @@ def free_port() -> int:
 class Router:
     """One router with one worker and tenants t1 (cell-1) and t2 (cell-2), from a routes file."""
 
-    def __init__(self, folder: Path, cells: dict[str, int], *flags: str, caps: dict[str, int] | None = None) -> None:
+    def __init__(
+        self,
+        folder: Path,
+        cells: dict[str, int],
+        *flags: str,
+        caps: dict[str, int] | None = None,
+        module: str = "router",
+    ) -> None:
         self.port, self.admin = free_port(), free_port()
         self._file = folder / "routes.ndjson"
         self.cells, self._caps = cells, caps or {}
@@ -34,7 +41,7 @@ class Router:
         command = [
             sys.executable,
             "-m",
-            "router",
+            module,
             "--routes",
             str(self._file),
             "--workers",

@@ -39,3 +39,8 @@ def test_a_slug_that_cannot_be_a_host_or_is_ours_is_refused(text: str) -> None:
 def test_a_host_that_is_none_is_refused(text: str) -> None:
     with pytest.raises(ids.InvalidIdError):
         ids.host(text)
+
+
+def test_a_cell_cannot_take_the_front_doors_name_and_with_it_its_key() -> None:
+    with pytest.raises(ids.InvalidIdError, match="reserved"):
+        ids.cell_name("front-door")
