@@ -149,6 +149,12 @@ NO_ROOM = Problem("no-cell-has-room", 409, "No cell can take the tenant", "Add a
 CELL_FULL = Problem("cell-full", 409, "The cell is full", "Choose another cell, or raise its capacity.")
 MOVE_NOOP = Problem("already-there", 409, "The tenant already lives in that cell", "Choose another cell.")
 MOVE_RUNNING = Problem("move-running", 409, "The tenant is being moved", "Wait for the running move, or cancel it.")
+TENANT_TOO_LARGE = Problem(
+    "tenant-too-large",
+    409,
+    "The tenant is too large to be moved in one step",
+    "Delete what it does not need, or leave it where it is: moving large tenants is not built yet.",
+)
 MOVE_DECIDED = Problem("move-decided", 409, "The move is past its decision", "Let it finish, then roll it back.")
 
 REGISTRY: Final[dict[str, Problem]] = {p.slug: p for p in list(globals().values()) if isinstance(p, Problem)}

@@ -1,6 +1,6 @@
 """A tenant's move as a pure state machine: a snapshot goes in, the next action and its reason come out. No I/O.
 
-The order of these states is what the protocol's safety hangs on (docs/architecture.md, "Moving a tenant"):
+The order of these states is what the protocol's safety hangs on (docs/architecture.md, "The move of a small tenant"):
 
 - `SWITCHING` is the decision. It is committed before any activation is sent, so whoever finds a move in an earlier
   state knows that the target was never told to serve.

@@ -13,7 +13,7 @@ from contracts.ids import tenant_of
 from contracts.problems import ProblemError
 from control_plane import audit, move_store
 from control_plane.auth import Actor
-from control_plane.cell_client import CellClient
+from control_plane.cell_client import CellClient, CellUnreachableError
 from control_plane.cells import Cell, cell_of, reserve
 from control_plane.models import Tenant, tenants
 from control_plane.move import DECIDED, GOING_BACK, UNDECIDED, Kind, State
@@ -24,6 +24,9 @@ from control_plane.tenants import tenant_named
 # What a hold costs, for estimates (loopback, two shards on two cores): a fixed part, and rows copied and compared.
 HOLD_FIXED_MS: Final = 60.0
 HOLD_ROWS_PER_MS: Final = 25.0
+
+# Above this the copy would not fit into the hold (`move.Budgets.hold_s`) on a busy machine: ADR 0007.
+SMALL_ROWS: Final = 50_000
 
 _MOVABLE: Final = ("active", "suspended")
 
@@ -63,6 +66,7 @@ class Moves:
 
     async def start(self, ref: str, to: str, actor: Actor) -> History:
         """Plan a move of the tenant (id or slug) to a cell; `ProblemError` 409 says why it cannot be and what to do."""
+        _refuse_large(await self.estimate(ref, to))
         async with self._engine.begin() as conn:
             tenant = await tenant_named(conn, ref, lock=True)
             move_id = await self._plan(conn, tenant, to, Kind.MOVE, actor, None)
@@ -73,7 +77,10 @@ class Moves:
         async with self._engine.connect() as conn:
             tenant = await tenant_named(conn, ref)
             source, _target = await _checked(conn, tenant, to)
-        status = await self._client.status(source.target, tenant_of(tenant.number), rows=True)
+        try:
+            status = await self._client.status(source.target, tenant_of(tenant.number), rows=True)
+        except CellUnreachableError as e:
+            raise ProblemError(problems.CELL_UNAVAILABLE, f"{source.name} does not answer: {e}") from e
         if status is None or status.rows is None:
             raise ProblemError(problems.CONFLICT, f"{source.name} does not know the tenant {tenant.slug}.")
         hold_ms = HOLD_FIXED_MS + status.rows / HOLD_ROWS_PER_MS
@@ -187,6 +194,15 @@ async def _checked(conn: AsyncConnection, tenant: Tenant, to: str) -> tuple[Cell
     if target.tenants >= target.capacity:
         raise ProblemError(problems.CELL_FULL, f"{to} holds {target.tenants} of {target.capacity} tenants.")
     return source, target
+
+
+def _refuse_large(e: Estimate) -> None:
+    if e.rows > SMALL_ROWS:
+        raise ProblemError(
+            problems.TENANT_TOO_LARGE,
+            f"{e.slug} has about {e.rows} rows; moving it would hold its requests for about {e.hold_ms / 1000:.0f} s.",
+            limit_rows=SMALL_ROWS,
+        )
 
 
 async def _history(conn: AsyncConnection, move_id: str) -> History:

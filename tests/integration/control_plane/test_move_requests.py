@@ -6,8 +6,10 @@ import pytest
 import sqlalchemy as sa
 
 from contracts.problems import ProblemError
+from control_plane.cell_client import CellUnreachableError
 from control_plane.models import cells, tenants
 from control_plane.move import State
+from control_plane.move_service import SMALL_ROWS
 from tests.integration.control_plane.mover_world import OPERATOR, SOURCE, TARGET, World
 
 
@@ -83,6 +85,26 @@ async def test_a_dry_run_counts_the_rows_and_changes_nothing(world: World) -> No
     estimate = await world.moves.estimate(world.slug, TARGET)
     assert (estimate.source, estimate.target, estimate.rows) == (SOURCE, TARGET, 50)
     assert (await world.tenant()).move_id is None
+    assert await world.moves.all(None, world.slug, 10) == []
+
+
+async def test_a_tenant_too_large_for_the_hold_is_refused_before_anything_is_touched(world: World) -> None:
+    world.source.tenants[world.id].rows = [b"row"] * (SMALL_ROWS + 1)
+    with pytest.raises(ProblemError, match="tenant-too-large") as refused:
+        await world.moves.start(world.slug, TARGET, OPERATOR)
+    assert str(SMALL_ROWS + 1) in refused.value.detail
+    assert await world.moves.all(None, world.slug, 10) == []
+
+
+async def test_a_source_that_is_away_is_named_and_no_move_is_planned(world: World) -> None:
+    async def away(*_: object, **__: object) -> None:
+        raise CellUnreachableError(SOURCE, "connection refused")
+
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(world.moves._client, "status", away)
+        with pytest.raises(ProblemError, match="cell-unavailable") as refused:
+            await world.moves.start(world.slug, TARGET, OPERATOR)
+    assert SOURCE in refused.value.detail
     assert await world.moves.all(None, world.slug, 10) == []
 
 
