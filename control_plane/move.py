@@ -167,25 +167,25 @@ def _forward(s: Snapshot, b: Budgets) -> Action:
             return Action(Do.FINISH, State.CANCELLED, "cancelled before anything was done")
         return Action(Do.GIVE_UP, State.ABORTING, "a cancellation was asked for before the decision")
     if s.state is State.PLANNED:
-        return Action(Do.BEGIN, State.PREPARING, "the move begins")
+        return Action(Do.BEGIN, State.PREPARING, "the target is asked to make room")
     if s.state is State.PREPARING:
         left = b.prepare_s - s.in_state_s
         if left <= 0:
             return Action(Do.GIVE_UP, State.ABORTING, f"the target was not prepared within {b.prepare_s:g} s")
-        return Action(Do.PREPARE, State.HOLDING, "the target makes room", left)
+        return Action(Do.PREPARE, State.HOLDING, "the target made room; routers are asked to hold", left)
     left = b.hold_s - s.held_s
     if left <= 0:
         return Action(Do.GIVE_UP, State.ABORTING, f"the tenant was held for more than {b.hold_s:g} s")
     if s.state is State.HOLDING:
-        return Action(Do.FREEZE, State.FROZEN, "routers hold new requests, the source freezes", left)
-    return Action(Do.COPY, State.SWITCHING, "rows are copied and both sides compared", left)
+        return Action(Do.FREEZE, State.FROZEN, "the source is frozen", left)
+    return Action(Do.COPY, State.SWITCHING, "decided: the rows are copied, and both sides hold the same", left)
 
 
 def _onward(s: Snapshot, b: Budgets) -> Action:
     do, then, reason = {
-        State.SWITCHING: (Do.ACTIVATE, State.STANDBY, "decided: the target takes over"),
-        State.STANDBY: (Do.RETIRE, State.PURGING, "the source points to the target, which is confirmed active"),
-        State.PURGING: (Do.PURGE, State.DONE, "the source's copy is dropped"),
+        State.SWITCHING: (Do.ACTIVATE, State.STANDBY, "the target serves; the new route is published"),
+        State.STANDBY: (Do.RETIRE, State.PURGING, "the source points to the target, which confirmed that it serves"),
+        State.PURGING: (Do.PURGE, State.DONE, "the source's copy is gone"),
     }[s.state]
     return Action(do, then, reason, b.command_s)
 
@@ -193,7 +193,11 @@ def _onward(s: Snapshot, b: Budgets) -> Action:
 def _back(s: Snapshot, b: Budgets) -> Action:
     end = State.CANCELLED if s.cancel_requested else State.FAILED
     if s.state is State.RESTORING:
-        reason = "the target confirmed the abort: the source takes its tenant back"
-        return Action(Do.RESTORE, end, reason, b.command_s)
-    then = State.RESTORING if s.held else end
-    return Action(Do.ABORT, then, "the target gives the import up", b.command_s)
+        return Action(Do.RESTORE, end, "the source has its tenant back", b.command_s)
+    if s.held:
+        return Action(Do.ABORT, State.RESTORING, "the target confirmed that it never serves", b.command_s)
+    if s.failures >= b.alarm_after:
+        # The source never stopped serving, and the target was never told to: there is nothing to take back. What it
+        # may hold of the import is found and dropped by the reconciler when it returns.
+        return Action(Do.FINISH, end, "the target does not answer; the source served all the time and goes on")
+    return Action(Do.ABORT, end, "the target gave the import up", b.command_s)
