@@ -21,9 +21,11 @@ _ESTABLISHED = "01"
 class Machine(Protocol):
     """The part of a fleet on this machine that incidents act on."""
 
-    async def stop(self, name: str) -> None: ...
+    async def stop(self, name: str) -> None:
+        """Stop the process of that name; it has ended when this returns."""
 
-    async def revive(self, name: str) -> None: ...
+    async def revive(self, name: str) -> None:
+        """Start a stopped process again; it is ready when this returns."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -7,6 +7,7 @@ request that was due during it, not only in the one that was in flight (coordina
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
+from math import inf
 
 from hdrh.histogram import HdrHistogram
 
@@ -73,8 +74,11 @@ class Gap:
     at: float
 
 
-def write_gap(writes: Iterable[Write]) -> Gap:
+def write_gap(writes: Iterable[Write], *, during: tuple[float, float] = (-inf, inf)) -> Gap:
     """The longest stretch of time in which at least one intended write waited and none was acknowledged.
+
+    With ``during`` the longest of those that overlap this time, at their full length. ``writes`` are all writes then
+    too: an acknowledgement of a write intended later ends a silence just as well.
 
     Time in which nobody wanted to write does not count, so a quiet tenant has no gap; a write that waits for a hold
     to end counts from its *intended* time, or from the last acknowledgement before it if that is later.
@@ -85,7 +89,7 @@ def write_gap(writes: Iterable[Write]) -> Gap:
     for start, end in _busy(waiting):
         edges = [start, *(a for a in acks if start < a < end), end]
         for left, right in pairwise(edges):
-            if right - left > worst.seconds:
+            if right - left > worst.seconds and left < during[1] and right > during[0]:
                 worst = Gap(right - left, left)
     return worst
 

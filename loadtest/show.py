@@ -99,7 +99,7 @@ class Teller:
 
 @dataclass(frozen=True, slots=True)
 class Line:
-    """One row of the table; ``bad`` marks what made the run fail."""
+    """One row of the table; ``bad`` marks what made the run fail, or missed its goal."""
 
     what: str
     value: str

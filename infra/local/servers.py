@@ -141,12 +141,7 @@ class PostgresServer:
         """Whether the superuser can connect. Somebody else's server on the port refuses the password: no answer."""
         try:
             connection = await asyncpg.connect(self.superuser_dsn, timeout=2.0)
-        except (
-            OSError,
-            asyncpg.CannotConnectNowError,
-            asyncpg.ConnectionDoesNotExistError,
-            asyncpg.InvalidPasswordError,
-        ):
+        except _NO_ANSWER:
             return False
         await connection.close()
         return True

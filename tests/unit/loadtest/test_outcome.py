@@ -3,6 +3,7 @@ import io
 from dataclasses import replace
 from pathlib import Path
 
+import msgspec
 import pytest
 from rich.console import Console
 
@@ -49,7 +50,7 @@ def test_a_good_run_is_called_bad() -> None:
     found = table(made)
     assert found["failed requests"] == "0"
     assert found["in flight in the killed worker"] == "1, of which 1 were sent again; 1 then got their answer"
-    assert found["hold time of the move"] == "87 ms"
+    assert found["hold time of the move"] == "87 ms (goal: 250 ms)"
     assert found["longest write gap of the moved tenant"] == (
         "250 ms, 1.00 s into the run; while it moved 100 ms (from 4.00 s to 5.00 s)"
     )
@@ -73,6 +74,13 @@ def test_a_good_run_is_called_bad() -> None:
 def test_a_bad_run_is_called_good(bad: Outcome) -> None:
     assert not bad.good
     assert any(line.bad for line in bad.lines())
+
+
+@pytest.mark.parametrize(("hold_ms", "bad"), [(250.0, False), (251.0, True), (None, True)])
+def test_a_long_hold_looks_fine_or_fails_a_run_that_was_right(hold_ms: float | None, bad: bool) -> None:
+    made = outcome(happened=replace(HAPPENED, move=msgspec.structs.replace(MOVE, hold_ms=hold_ms)))
+    assert [line.what for line in made.lines() if line.bad] == (["hold time of the move"] if bad else [])
+    assert made.good
 
 
 def test_failures_are_counted_but_not_shown() -> None:

@@ -1,8 +1,10 @@
 from collections.abc import Sequence
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
-from loadtest.record import Latency, Pace, Record, Write, write_gap
+from loadtest.record import Gap, Latency, Pace, Record, Write, write_gap
 from loadtest.schedule import Kind
 
 
@@ -32,6 +34,32 @@ def test_the_write_gap_counts_idle_time_or_forgets_waiting_time(
     writes: Sequence[tuple[float, float]], expected: tuple[float, float]
 ) -> None:
     assert gap(writes) == expected
+
+
+def test_the_gap_of_a_move_forgets_acknowledgements_of_later_writes() -> None:
+    later = [Write(7 + n / 10, 7.01 + n / 10, True) for n in range(20)]
+    writes = [Write(4.3, 4.4, True), Write(6.8, 9.0, True), *later]
+    moving = write_gap(writes, during=(4.26, 6.92))
+    assert (round(moving.seconds, 6), moving.at) == (0.21, 6.8)
+    assert write_gap(writes) == moving
+
+
+def test_the_gap_of_a_move_is_one_that_was_over_before_it() -> None:
+    writes = [Write(1.0, 3.0, True), Write(4.0, 4.5, True)]
+    assert write_gap(writes, during=(3.5, 5.0)) == Gap(0.5, 4.0)
+    assert write_gap(writes, during=(2.9, 5.0)) == Gap(2.0, 1.0)
+    assert write_gap(writes, during=(5.0, 6.0)) == Gap(0.0, 0.0)
+
+
+seconds = st.floats(0, 20)
+writes_of_a_run = st.lists(st.builds(lambda at, for_s, ok: Write(at, at + for_s, ok), seconds, seconds, st.booleans()))
+
+
+@given(writes_of_a_run, seconds, seconds)
+def test_the_gap_of_a_move_exceeds_the_gap_of_the_whole_run(writes: list[Write], began: float, lasted: float) -> None:
+    whole, moving = write_gap(writes), write_gap(writes, during=(began, began + lasted))
+    assert moving.seconds <= whole.seconds
+    assert write_gap(writes, during=(whole.at, whole.at + whole.seconds)).seconds == whole.seconds
 
 
 def test_latencies_of_two_cells_are_mixed() -> None:
