@@ -10,7 +10,6 @@ class Field(StrEnum):
     TENANT = "tenant"
     CELL = "cell"
     SHARD = "shard"
-    BUCKET = "bucket"
     EPOCH = "epoch"
     REVISION = "revision"
     LOG_ID = "log_id"
@@ -18,9 +17,7 @@ class Field(StrEnum):
     REQUEST_ID = "request_id"
     ROUTER = "router"
     WORKER = "worker"
-    PLAN = "plan"
     REASON = "reason"
-    DURATION_MS = "duration_ms"
 
 
 class Metric(StrEnum):

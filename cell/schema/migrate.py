@@ -79,10 +79,12 @@ class Server:
 
     @property
     def host(self) -> str:
+        """Where the server is, as the cell's processes reach it too: the directory stores it. Loopback if unnamed."""
         return urlsplit(self.admin_dsn).hostname or "127.0.0.1"
 
     @property
     def port(self) -> int:
+        """PostgreSQL's own port, 5432, where the DSN names none. ValueError where it names no valid one."""
         return urlsplit(self.admin_dsn).port or 5432
 
     def url(self, user: str, password: str, database: str) -> str:

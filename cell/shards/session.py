@@ -61,11 +61,6 @@ class TenantSession:
         count = status.rpartition(" ")[2]
         return int(count) if count.isdigit() else 0
 
-    async def execute_many(self, statement: Statement, rows: list[dict[str, Any]]) -> None:
-        """The statement once per row, pipelined in one trip; all or nothing with the transaction."""
-        arguments = [statement.arguments(self.tenant, row) for row in rows]
-        await _translated(self._connection.executemany, statement.text, arguments)
-
 
 class Shards:
     """The tenants' databases of this cell. Which shard a tenant is on is decided in memory, by the bucket map."""
