@@ -23,7 +23,7 @@ class Waiter(Protocol):
 
     @property
     def kept_bytes(self) -> int:
-        """The size of the body kept for it."""
+        """The size of the body kept for it. While it waits, growth is told by `Holds.grew`, and it never shrinks."""
 
     def released(self, probe: bool) -> None:
         """Go on: locate again and forward. A probe reports back by `Holds.answered`, `Holds.add` or `Holds.forget`."""
@@ -81,6 +81,11 @@ class Holds:
         self.waiting += 1
         self._bytes += waiter.kept_bytes
         return True
+
+    def grew(self, size: int) -> bool:
+        """A waiter keeps ``size`` bytes more. False where there is no room for them: it has to leave."""
+        self._bytes += size
+        return self._bytes <= self._max_bytes
 
     def forget(self, tenant: bytes, waiter: Waiter) -> None:
         """``waiter`` left: its time is up, its client gone, or it was a probe that learnt nothing."""

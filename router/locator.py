@@ -32,11 +32,14 @@ class Table(Protocol):
     """What the locator asks of a route table (`router.table.RouteTable`)."""
 
     @property
-    def complete(self) -> bool: ...
+    def complete(self) -> bool:
+        """Whether it was made from a whole snapshot. Where not, an unknown key means nothing."""
 
-    def lookup(self, key: bytes) -> Located | None: ...
+    def lookup(self, key: bytes) -> Located | None:
+        """The newest route of a host (lower case, no port) or of a `tenant_key`; None where there is none."""
 
-    def cell(self, name: str) -> CellEntry | None: ...
+    def cell(self, name: str) -> CellEntry | None:
+        """A cell by its name; None where the table has none."""
 
 
 @dataclass(frozen=True, slots=True)

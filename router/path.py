@@ -37,6 +37,40 @@ class Drainable(Protocol):
         """Cut."""
 
 
+class Downstream(Protocol):
+    """A client's connection (`router.client.Client`), as the request on it sees it."""
+
+    address: bytes  # of the client, without port
+    tunnel: bool  # set after 101: bytes go to `Exchange.tunnelled` unread
+
+    def static(self, fields: RequestFields) -> bytes:
+        """The lines that every request with these fields sends to a cell (`static_lines`), remembered."""
+
+    def write(self, data: bytes) -> None:
+        """Send; nothing happens on a connection that is gone (`Exchange.client_left` tells that)."""
+
+    def pause(self) -> None:
+        """Read no more until `resume`."""
+
+    def resume(self) -> None:
+        """Read again; not while more than a request's share stands unread behind the running one."""
+
+    def deadline(self, delay_s: float) -> None:
+        """Call `Exchange.timed_out` after ``delay_s``; an earlier deadline of this request is forgotten."""
+
+    def take_surplus(self) -> bytes:
+        """The bytes that came behind the request; they are the exchange's from now on."""
+
+    def finished(self, keep_alive: bool) -> None:
+        """The answer was written whole: go on with the next request, or close once it has gone."""
+
+    def abort(self) -> None:
+        """Cut the connection now: what was sent must not look whole."""
+
+    def shut(self) -> None:
+        """Close after what is written has gone."""
+
+
 class Signatures:
     """Request ids and envelopes. Ids are a random prefix and a counter: unique, unguessable as a set, and cheap."""
 

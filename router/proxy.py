@@ -7,7 +7,7 @@ An answer that breaks off never looks whole: the client's connection is cut.
 """
 
 from math import ceil
-from typing import Final, Protocol
+from typing import Final
 
 import structlog
 
@@ -15,10 +15,10 @@ from contracts import problems
 from contracts.names import Field, Refusal
 from contracts.routes import RouteHint
 from router.framing import CHUNKED, LAST_CHUNK, UNTIL_EOF, chunk
-from router.http1 import AnswerHead, MalformedError, Request, RequestFields
+from router.http1 import AnswerHead, MalformedError, Request
 from router.locator import Refused
 from router.metrics import NO_CELL
-from router.path import Path, answer_head, problem_answer, request_head
+from router.path import Downstream, Path, answer_head, problem_answer, request_head
 from router.pool import NoRoomError, Pool
 from router.table import Located, RouteState
 from router.upstream import LostError, Upstream
@@ -30,23 +30,6 @@ _MISDIRECTED: Final = Refusal.MISDIRECTED.encode()
 _FROZEN: Final = Refusal.FROZEN.encode()
 _CLIENT_LEFT: Final = 499  # in metrics only: nobody was there to get an answer
 _RETRY_S: Final = 1
-
-
-class Downstream(Protocol):
-    """The client's connection (`router.client.Client`)."""
-
-    address: bytes
-    tunnel: bool
-
-    def static(self, fields: RequestFields) -> bytes: ...
-    def write(self, data: bytes) -> None: ...
-    def pause(self) -> None: ...
-    def resume(self) -> None: ...
-    def deadline(self, delay_s: float) -> None: ...
-    def take_surplus(self) -> bytes: ...
-    def finished(self, keep_alive: bool) -> None: ...
-    def abort(self) -> None: ...
-    def shut(self) -> None: ...
 
 
 class Exchange:
@@ -188,6 +171,8 @@ class Exchange:
         if self._upstream is None:
             if self.kept_bytes > self._path.budgets.replay_bytes:
                 self._client.pause()
+            if self._waits and not self._path.holds.grew(len(payload)):
+                self._refuse(Refused(problems.TENANT_FROZEN, "there is no room to wait", _RETRY_S))
             return
         self.request_sent = complete
         self._upstream.write(self._framed(payload))

@@ -22,11 +22,11 @@ class Timer:
         self._slot = 0  # tick at which the wheel looks at this timer, 0 when it does not
 
     def start(self, delay_s: float) -> None:
-        """Fire once after ``delay_s``; an earlier deadline of this timer is forgotten.
+        """Fire once after ``delay_s``, at the next tick where that has passed; an earlier deadline is forgotten.
 
         A later deadline leaves the timer where it stands in the wheel: it is moved when its old turn comes.
         """
-        due = self._wheel.now + 1 + int(delay_s / TICK_S)
+        due = self._wheel.now + 1 + int(max(delay_s, 0.0) / TICK_S)
         self._due = due
         if self._slot and self._slot <= due:
             return

@@ -314,6 +314,28 @@ def test_an_answer_that_breaks_off_never_looks_whole(answer: bytes) -> None:
     assert not transport.take().endswith(b"0\r\n\r\n")
 
 
+def test_an_answer_that_stalls_is_cut_and_one_that_goes_on_may_outlast_the_budget() -> None:
+    world = World(budgets=Budgets(request_s=30.0, client_stall_s=20.0))
+    _, stalled = ask(world)
+    last(world).data_received(b"HTTP/1.1 200 OK\r\nContent-Length: 9\r\n\r\nhello")
+    world.pass_time(19.0)
+    assert not stalled.aborted
+    world.pass_time(1.1)
+    assert stalled.aborted, "from its head on an answer has the patience for a stall, not the rest of the budget"
+    assert sent(last(world)).aborted
+
+    _, slow = ask(world)
+    upstream = last(world)
+    world.pass_time(19.0)
+    upstream.data_received(b"HTTP/1.1 200 OK\r\nContent-Length: 9\r\n\r\n")
+    world.pass_time(19.0)
+    upstream.data_received(b"hell")
+    world.pass_time(19.0)
+    assert not slow.aborted
+    upstream.data_received(b"o you")
+    assert slow.take().endswith(b"\r\n\r\nhello you")
+
+
 def test_an_answer_that_ends_with_its_connection_ends_as_chunks() -> None:
     world = World()
     _, transport = ask(world)
