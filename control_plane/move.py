@@ -5,8 +5,8 @@ The order of these states is what the protocol's safety hangs on (docs/architect
 - `SWITCHING` is the decision. It is committed before any activation is sent, so whoever finds a move in an earlier
   state knows that the target was never told to serve.
 - Before the decision every failure, blown budget and cancellation leads to `ABORTING`. The source gets its tenant
-  back (`RESTORING`) only after the target confirmed the abort, and with an epoch above every one that the target may
-  ever be asked to activate.
+  back (`RESTORING`) after the target confirmed the abort, or stayed silent for a while, and with an epoch above every
+  one that the target may ever be asked to activate.
 - After it nothing leads back: the actions are repeated until they succeed, with backoff and an alarm.
 
 Every change of state is written with compare-and-set on (state, term), so two executors cannot both take one.
@@ -30,7 +30,7 @@ class State(StrEnum):
     PURGING = "purging"  # the target is confirmed active; the source's rows go
     DONE = "done"
     ABORTING = "aborting"  # given up before the decision; the target has yet to confirm
-    RESTORING = "restoring"  # the target confirmed that it never serves; the source gets its tenant back
+    RESTORING = "restoring"  # the target never serves; the source gets its tenant back
     CANCELLED = "cancelled"
     FAILED = "failed"
     ROLLED_BACK = "rolled_back"  # done, then undone by a later move of kind rollback
@@ -94,6 +94,7 @@ class Budgets:
     tries: int = 3  # of one step before the decision
     backoff_s: float = 0.05  # doubles with each failure
     backoff_max_s: float = 5.0
+    abort_s: float = 1.0  # one try to reach the target while the tenant stands still
     alarm_after: int = 3  # failures of one step that must not fail
 
 
@@ -105,6 +106,7 @@ class Snapshot:
     cancel_requested: bool = False
     held: bool = False  # `held` was published, so the source may be frozen
     failures: int = 0  # of the present step, in a row
+    silent: int = 0  # how many of the last ones were without any answer
     in_state_s: float = 0.0
     held_s: float = 0.0  # since `held` was published; 0 where it was not
 
@@ -130,6 +132,19 @@ class Failure:
 
     reason: str
     retry: bool
+    silent: bool = False  # nobody answered, as opposed to a refusal
+
+
+@dataclass(frozen=True, slots=True)
+class Tries:
+    """What the executor counts for `Snapshot`: failures of one step in a row, and the silent ones at their end."""
+
+    failures: int = 0
+    silent: int = 0
+
+    def after(self, failure: Failure) -> "Tries":
+        """One more."""
+        return Tries(self.failures + 1, self.silent + 1 if failure.silent else 0)
 
 
 def decide(s: Snapshot, budgets: Budgets) -> Action:
@@ -194,10 +209,9 @@ def _back(s: Snapshot, b: Budgets) -> Action:
     end = State.CANCELLED if s.cancel_requested else State.FAILED
     if s.state is State.RESTORING:
         return Action(Do.RESTORE, end, "the source has its tenant back", b.command_s)
-    if s.held:
-        return Action(Do.ABORT, State.RESTORING, "the target confirmed that it never serves", b.command_s)
-    if s.failures >= b.alarm_after:
-        # The source never stopped serving, and the target was never told to: there is nothing to take back. What it
-        # may hold of the import is found and dropped by the reconciler when it returns.
-        return Action(Do.FINISH, end, "the target does not answer; the source served all the time and goes on")
-    return Action(Do.ABORT, end, "the target gave the import up", b.command_s)
+    then = State.RESTORING if s.held else end
+    if s.silent >= b.alarm_after:
+        # Nobody ever told the target to serve: that would have needed the decision, and `ABORTING` was committed in its
+        # place. What the target may hold of the import is dropped by the reconciler when it is back (ADR 0010).
+        return Action(Do.GIVE_UP, then, "the target does not answer; it was never told to serve, so the source serves")
+    return Action(Do.ABORT, then, "the target confirmed that it never serves", b.abort_s if s.held else b.command_s)

@@ -13,7 +13,7 @@ import sqlalchemy as sa
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from control_plane.models import metadata, one_of
-from control_plane.move import DECIDED, TERMINAL, UNDECIDED, UNFINISHED, Kind, Snapshot, State, check
+from control_plane.move import DECIDED, TERMINAL, UNDECIDED, UNFINISHED, Kind, Snapshot, State, Tries, check
 
 
 def _values(states: frozenset[State]) -> tuple[str, ...]:
@@ -130,9 +130,11 @@ class Move:
         """The epoch that the tenant has, or gets, by this move."""
         return self.restore_epoch if self.restore_epoch is not None else self.target_epoch
 
-    def snapshot(self, failures: int) -> Snapshot:
-        """What the pure decision looks at; ``failures`` in a row are counted by the executor."""
-        return Snapshot(self.state, self.cancel_requested, self.held, failures, self.in_state_s, self.held_s)
+    def snapshot(self, tries: Tries) -> Snapshot:
+        """What the pure decision looks at; ``tries`` are counted by the executor."""
+        return Snapshot(
+            self.state, self.cancel_requested, self.held, tries.failures, tries.silent, self.in_state_s, self.held_s
+        )
 
 
 @dataclass(frozen=True, slots=True)

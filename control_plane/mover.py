@@ -26,7 +26,7 @@ from contracts.transfer import Fence
 from control_plane import audit, move_store
 from control_plane.cell_client import CellAddress, CellClient, CellRefusedError, CellUnreachableError
 from control_plane.models import Tenant, cells, route_log, tenants
-from control_plane.move import TERMINAL, Action, Budgets, Do, Failure, State, decide, settle
+from control_plane.move import TERMINAL, Action, Budgets, Do, Failure, State, Tries, decide, settle
 from control_plane.move_metrics import MoveMetrics
 from control_plane.move_store import Move, StaleMoveError
 from control_plane.routes import RouteLog, publish, route_of
@@ -146,42 +146,43 @@ class Mover:
         fences = Fences(self._engine, move)
         await fences.take()  # the first block, before any hold begins
         parties = await self._parties(move)
-        failures = 0
+        tries = Tries()
         while move.state not in TERMINAL:
             before = move
-            failures = await self._step_or_reread(move, parties, fences, failures)
+            tries = await self._step_or_reread(move, parties, fences, tries)
             move = await self._read(move.id)
             if move.state is not before.state:
                 self._observe(move)
                 await self._on_boundary(move.state.value)
-            elif failures:
+            elif tries.failures:
                 parties = await self._parties(move)  # a cell that came back may listen elsewhere
         return move
 
-    async def _step_or_reread(self, move: Move, parties: Parties, fences: Fences, failures: int) -> int:
+    async def _step_or_reread(self, move: Move, parties: Parties, fences: Fences, tries: Tries) -> Tries:
         try:
-            return await self._step(move, parties, fences, failures)
+            return await self._step(move, parties, fences, tries)
         except StaleMoveError:
             again = await self._read(move.id)
             if again.term != move.term or (again.state, again.cancel_requested) == (move.state, move.cancel_requested):
                 raise
-            return failures  # a cancellation came first: decide anew
+            return tries  # a cancellation came first: decide anew
 
-    async def _step(self, move: Move, parties: Parties, fences: Fences, failures: int) -> int:
-        snapshot = move.snapshot(failures)
+    async def _step(self, move: Move, parties: Parties, fences: Fences, tries: Tries) -> Tries:
+        snapshot = move.snapshot(tries)
         action = decide(snapshot, self._budgets)
         try:
             facts = await self._perform(action, move, parties, fences)
         except (CellRefusedError, CellUnreachableError, VerificationError, TimeoutError) as e:
-            verdict = settle(snapshot, action, _failure(e, move), self._budgets)
-            return await self._after_failure(move, verdict, failures + 1)
+            failure = _failure(e, move)
+            verdict = settle(snapshot, action, failure, self._budgets)
+            return await self._after_failure(move, verdict, tries.after(failure))
         await self._commit(move, action.then, action.reason, facts)
-        return 0
+        return Tries()
 
-    async def _after_failure(self, move: Move, verdict: Action, failures: int) -> int:
+    async def _after_failure(self, move: Move, verdict: Action, tries: Tries) -> Tries:
         if verdict.then is not move.state:
             await self._commit(move, verdict.then, verdict.reason, {})
-            return 0
+            return Tries()
         async with self._engine.begin() as conn:
             await move_store.note_failure(conn, move, verdict.reason)
         # A tenant may be standing still until this succeeds: that is for a person to know.
@@ -190,11 +191,11 @@ class Mover:
             **_fields(move),
             state=move.state.value,
             step=verdict.do.value,
-            failures=failures,
+            failures=tries.failures,
             reason=verdict.reason,
         )
         await self._sleep(verdict.wait_s)
-        return failures
+        return tries
 
     # -- actions ------------------------------------------------------------------------------------------------
 
@@ -359,8 +360,9 @@ def _failure(error: Exception, move: Move) -> Failure:
             raise StaleMoveError(move.id) from error
         return Failure(str(error), retry=False)
     if isinstance(error, TimeoutError):
-        return Failure("not done within its budget", retry=True)
-    return Failure(str(error), retry=isinstance(error, CellUnreachableError))
+        return Failure("not done within its budget", retry=True, silent=True)
+    silent = isinstance(error, CellUnreachableError)
+    return Failure(str(error), retry=silent, silent=silent)
 
 
 def _differences(ours: transfer.Checksum, theirs: transfer.Checksum) -> str:

@@ -196,6 +196,36 @@ async def test_a_control_plane_killed_on_the_way_back_gives_the_tenant_back(
     assert after > before + 1, "the source must come back above every epoch that the target could be activated with"
 
 
+@pytest.mark.invariant(5)
+@pytest.mark.invariant(6)
+async def test_a_target_that_dies_under_the_hold_does_not_take_the_source_down(
+    product: Product, hooked: Hooked, tmp_path: Path
+) -> None:
+    tenant = await product.tenant_in("cell-1")
+    await hooked.start(f"pause:frozen:{tmp_path}")
+    async with writing(product, tenant, clients=2) as writers:
+        await writers.more(5)
+        move = await start_move(product, tenant, "cell-2")
+        await until(lambda: exists(tmp_path / "reached"), "the freeze")
+        await product.fleet.kill("cell-2-api")
+        try:
+            (tmp_path / "go").touch()
+            assert (await ended(product, move))["state"] == "failed"
+            await writers.more(5)
+        finally:
+            await product.fleet.revive("cell-2-api")
+    assert writers.failures == []
+    verdict = await writers.audit()
+    assert verdict.balanced, verdict.words()
+
+    async def clean() -> bool:
+        left = (await fences(product.fleet, tenant)).get("cell-2")
+        return left is None or (left[0], left[2]) == ("aborted", 0)
+
+    await until(clean, "the reconciler's cleaning of what the target held")
+    await assert_one_clean_owner(product, tenant, "cell-1")
+
+
 @pytest.mark.parametrize("state", ["preparing", "holding", "frozen"])
 async def test_a_move_cancelled_before_its_decision_puts_everything_back(
     product: Product, hooked: Hooked, tmp_path: Path, state: str

@@ -64,7 +64,7 @@ async def test_a_hold_that_takes_too_long_ends_by_itself(world: World) -> None:
 
 
 @pytest.mark.invariant(6)
-async def test_a_target_that_is_away_keeps_the_tenant_frozen_until_it_confirmed_the_abort(world: World) -> None:
+async def test_a_target_that_is_away_takes_the_tenant_down_for_a_few_tries_only(world: World) -> None:
     move_id = await world.start()
     with pytest.raises(Killed):
         await world.mover(killed_at("frozen")).drive(move_id, term=1)
@@ -72,15 +72,38 @@ async def test_a_target_that_is_away_keeps_the_tenant_frozen_until_it_confirmed_
     await world.moves.cancel(move_id, OPERATOR)
     tries = 0
 
-    async def until_it_is_back(_s: float) -> None:
+    async def counted(_s: float) -> None:
         nonlocal tries
         tries += 1
-        assert world.fleet.owners(world.id) == [], "nobody may serve before the target confirmed"
-        world.target.down = tries < 5
+        assert world.fleet.owners(world.id) == []
 
-    move = await world.mover(sleep=until_it_is_back).drive(move_id, term=2)
-    assert (move.state, move.attempts) == (State.CANCELLED, 5)
+    move = await world.mover(sleep=counted).drive(move_id, term=2)
+    assert (move.state, tries) == (State.CANCELLED, 3)
+    assert [cell for cell, _ in world.fleet.owners(world.id)] == [SOURCE]
+    world.target.down = False
+    await world.reconciler().once(3)  # what the target holds of the import goes when it is back
     await world.assert_settled(SOURCE)
+
+
+@pytest.mark.invariant(6)
+async def test_a_target_that_answers_but_refuses_keeps_the_tenant_frozen(world: World) -> None:
+    """A target that says it serves, after the control plane was restored unannounced: two owners must not be."""
+    move_id = await world.start()
+    with pytest.raises(Killed):
+        await world.mover(killed_at("frozen")).drive(move_id, term=1)
+    world.target.tenants[world.id].state = "active"
+    await world.moves.cancel(move_id, OPERATOR)
+    tries = 0
+
+    async def enough(_s: float) -> None:
+        nonlocal tries
+        tries += 1
+        if tries == 10:
+            raise Killed
+
+    with pytest.raises(Killed):
+        await world.mover(sleep=enough).drive(move_id, term=2)
+    assert [cell for cell, _ in world.fleet.owners(world.id)] == [TARGET]
 
 
 async def test_a_target_that_dies_after_the_decision_is_waited_for_and_never_given_up(world: World) -> None:
