@@ -2,8 +2,15 @@
 
 import argparse
 import sys
+from typing import NoReturn
 
 from cell import settings
+
+
+class _Parser(argparse.ArgumentParser):
+    def error(self, message: str) -> NoReturn:
+        """One line instead of the usage and one line."""
+        self.exit(2, f"cell: {message} (see {self.prog} --help)\n")
 
 
 def _migrate() -> int:
@@ -48,9 +55,9 @@ def _redrive(arguments: argparse.Namespace) -> int:
     return redrive.run(configured, redrive.Choice(arguments.tenant, arguments.consumer, arguments.look))
 
 
-def main() -> int:
+def main(arguments: list[str] | None = None) -> int:
     """Run one of the cell's processes."""
-    parser = argparse.ArgumentParser(prog="python -m cell", description="The processes of a cell.")
+    parser = _Parser(prog="python -m cell", description="The processes of a cell.")
     commands = parser.add_subparsers(dest="command", required=True)
     for name, purpose in (
         ("migrate", "create or upgrade the databases of this cell; safe to repeat"),
@@ -62,11 +69,11 @@ def main() -> int:
     again.add_argument("--tenant", help="of this tenant only, such as t1042")
     again.add_argument("--consumer", help="of this consumer only")
     again.add_argument("--look", action="store_true", help="show them and change nothing")
-    arguments = parser.parse_args()
-    if arguments.command == "redrive":
-        return _redrive(arguments)
+    chosen = parser.parse_args(arguments)
+    if chosen.command == "redrive":
+        return _redrive(chosen)
     run = {"migrate": _migrate, "api": _api, "worker": _worker}
-    return run[arguments.command]()
+    return run[chosen.command]()
 
 
 if __name__ == "__main__":

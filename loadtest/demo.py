@@ -2,7 +2,7 @@
 
 Exit status 0: nothing was lost, doubled or misplaced, and no request failed but those in flight in the worker that the
 demo killed. 1: something was. 2: it could not be set up as asked. 130: interrupted. Whatever happens, nothing is left
-running, unless ``--keep`` asks for it and the run came to its end.
+running, unless ``--keep`` asks for it and the run came to its end; of a run that failed the logs stay.
 """
 
 import asyncio
@@ -22,6 +22,7 @@ import httpx
 
 from contracts.keys import Purpose, derive, parse_root
 from contracts.routes import split_address
+from infra.local import commandline
 from infra.local.concurrency import finished
 from infra.local.errors import LocalFleetError, StartFailedError
 from infra.local.fleet import Fleet
@@ -40,8 +41,6 @@ from loadtest.tenants import Cast, sign_up
 from loadtest.wire import ExchangeError, Pool
 from loadtest.workload import Account
 
-INTERRUPTED = 130
-MISUSED = 2
 DETAIL_EVERY_S = 0.5
 CONNECTIONS = 8  # to each router: its workers share them
 
@@ -161,18 +160,23 @@ class Demo:
 async def demo(options: Options, teller: Teller) -> int:
     """The fleet, the run, and the end of the fleet. Returns the exit status."""
     fleet = Fleet(FleetSpec(), options.folder, lambda text: teller.say(f"  {text}"))
-    kept = False
+    kept = failed = False
     try:
         with teller.step(f"starting a fleet in {options.folder}"):
             await fleet.down()  # what a demo that was killed with SIGKILL left behind
             await fleet.up()
         async with AsyncExitStack() as stack:
             outcome = await Demo(fleet, options, teller, stack).run()
-        kept = options.keep
+        kept, failed = options.keep, not outcome.good
+    except Exception:
+        failed = True
+        raise
     finally:
         if not kept:
             with teller.step("stopping the fleet"):
-                await finished(fleet.down())
+                await finished(fleet.down(keep_logs=failed))
+        if failed and fleet.folder.logs.exists():
+            teller.say(f"the logs of this run are in {fleet.folder.logs}, until the next demo or `down` there")
     teller.verdict(
         outcome.good, "nothing lost, doubled or misplaced; no request failed" if outcome.good else "see above"
     )
@@ -199,13 +203,13 @@ async def interruptible(options: Options, teller: Teller) -> int:
     try:
         return await task
     except asyncio.CancelledError:
-        return INTERRUPTED
+        return commandline.INTERRUPTED
     except BaseExceptionGroup as group:
         teller.verdict(False, _first_words(group))
         return 1
     except LocalFleetError as e:
         teller.verdict(False, str(e))
-        return 1 if isinstance(e, StartFailedError) else MISUSED
+        return 1 if isinstance(e, StartFailedError) else commandline.MISUSED
     except (LabError, ExchangeError, httpx.HTTPError, asyncpg.PostgresError, OSError) as e:
         teller.verdict(False, f"{type(e).__name__}: {e}")
         return 1
@@ -260,9 +264,9 @@ def main(seconds: float, tenants: int, rate: float, seed: int, keep: bool, state
                 status = asyncio.run(interruptible(options, teller))
         except LocalFleetError as e:
             teller.verdict(False, str(e))
-            status = MISUSED
+            status = commandline.MISUSED
     sys.exit(status)
 
 
 if __name__ == "__main__":
-    main()
+    commandline.run(main, "loadtest.demo")

@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import os
 import shlex
 import signal
 import sys
@@ -14,13 +15,13 @@ import click
 import msgspec
 from rich.console import Console
 
+from infra.local import commandline
 from infra.local.errors import LocalFleetError, StartFailedError
 from infra.local.fleet import Fleet
 from infra.local.report import environment, text, view
 from infra.local.spec import FLEET_DIR, FleetSpec, LocalCellSpec, default_folder
 
-INTERRUPTED: Final = 130
-BAD_SETTING: Final = 2
+GIVEN: Final = "CELLWALL_LOCAL_GIVEN"
 _err = Console(stderr=True, highlight=False)
 
 state_option = click.option(
@@ -42,20 +43,29 @@ def main() -> None:
 @click.option("--routers", default=2, show_default=True, type=click.IntRange(1, 9), help="How many routers.")
 @click.option("--workers", default=2, show_default=True, type=click.IntRange(1, 64), help="Worker processes a router.")
 @click.option("--cpu-walls", is_flag=True, help="Give each cell one processor by a control group, where possible.")
-@click.option("--given", multiple=True, metavar="SERVER=DSN", help="A server of somebody else's to use, by fleet name.")
+@click.option(
+    "--given",
+    multiple=True,
+    metavar="SERVER=DSN",
+    help=f"A server of somebody else's to use, by fleet name. Others see this line: better {GIVEN}, a JSON object.",
+)
 def up(
     state: Path | None, cells: int, shards: int, routers: int, workers: int, cpu_walls: bool, given: tuple[str, ...]
 ) -> None:
     """Start the fleet, or what of it does not run, and say where everything listens. Safe to repeat."""
-    spec = FleetSpec(
-        cells=tuple(LocalCellSpec(f"cell-{n}", shards=shards) for n in range(1, cells + 1)),
-        routers=routers,
-        workers=workers,
-        cpu_walls=cpu_walls,
-        given=dict(_pair(text) for text in given),
-    )
+    servers = _given_by_environment() | dict(_pair(text) for text in given)
+    try:
+        spec = FleetSpec(
+            cells=tuple(LocalCellSpec(f"cell-{n}", shards=shards) for n in range(1, cells + 1)),
+            routers=routers,
+            workers=workers,
+            cpu_walls=cpu_walls,
+            given=servers,
+        )
+    except ValueError as e:
+        raise click.UsageError(str(e)) from None
     fleet = _fleet(state, spec)
-    _run(fleet.up())
+    _run(fleet.up(), logs=fleet.folder.logs)
     click.echo(text(fleet))
 
 
@@ -113,12 +123,27 @@ def _attached(state: Path | None) -> Fleet:
 def _pair(text: str) -> tuple[str, str]:
     name, equals, dsn = text.partition("=")
     if not name or not equals or "://" not in dsn:
-        raise click.BadParameter(f"{text!r} is not SERVER=DSN", param_hint="--given")
+        raise click.BadParameter("it is not SERVER=DSN", param_hint="--given")  # never shown: it may hold a password
     return name, dsn
 
 
-def _run(work: Coroutine[Any, Any, None]) -> None:
-    """Run it; the first Ctrl-C or TERM cancels it, and further ones do not disturb the cleaning up."""
+def _given_by_environment() -> dict[str, str]:
+    """The servers in `GIVEN`. It is taken out of the environment: no process of the fleet shall inherit it."""
+    text = os.environ.pop(GIVEN, "")
+    try:
+        servers = msgspec.json.decode(text or "{}", type=dict[str, str])
+    except msgspec.DecodeError:
+        servers = {"": ""}
+    if not all(name and "://" in dsn for name, dsn in servers.items()):
+        raise click.UsageError(f'{GIVEN} is not a JSON object such as {{"SERVER": "DSN"}}')
+    return servers
+
+
+def _run(work: Coroutine[Any, Any, None], *, logs: Path | None = None) -> None:
+    """Run it; the first Ctrl-C or TERM cancels it, and further ones do not disturb the cleaning up.
+
+    Where a process did not start, ``logs`` is named.
+    """
 
     async def cancellable() -> None:
         task = asyncio.ensure_future(work)
@@ -135,17 +160,19 @@ def _run(work: Coroutine[Any, Any, None]) -> None:
     try:
         asyncio.run(cancellable())
     except LocalFleetError as e:
+        if logs is not None and isinstance(e, StartFailedError):
+            _err.print(f"all logs are in {logs}", markup=False, soft_wrap=True)
         _fail(e)
     except asyncio.CancelledError:
         _err.print("interrupted")
-        sys.exit(INTERRUPTED)
+        sys.exit(commandline.INTERRUPTED)
 
 
 def _fail(error: LocalFleetError) -> None:
     _err.print(str(error), style="red", markup=False, soft_wrap=True)
-    sys.exit(1 if isinstance(error, StartFailedError) else BAD_SETTING)
+    sys.exit(1 if isinstance(error, StartFailedError) else commandline.MISUSED)
 
 
 if __name__ == "__main__":
     with contextlib.suppress(BrokenPipeError):
-        main()
+        commandline.run(main, "infra.local")

@@ -87,8 +87,8 @@ class Fleet:
     async def up(self) -> None:
         """Start what does not run; repeat at will.
 
-        When a first start fails or is cancelled, everything that it started is stopped and removed. A fleet that was
-        up before is left as it is: only what was being started is stopped.
+        When a first start fails or is cancelled, everything that it started is stopped and removed; of one that
+        failed the logs stay. A fleet that was up before is left as it is: only what was being started is stopped.
         """
         async with self._locked():
             for attempt in range(1, START_TRIES + 1):
@@ -99,14 +99,17 @@ class Fleet:
                 except BaseException as e:
                     if first:
                         self._say("stopping what was started")
-                        await finished(self._stop_everything(logs=not isinstance(e, StartFailedError)))
+                        await finished(self._stop_everything(keep_logs=isinstance(e, Exception)))
                     if not (first and isinstance(e, PortTakenError)) or attempt == START_TRIES:
                         raise
                 else:
                     return
 
-    async def down(self, *, keep: bool = False) -> None:
-        """Stop everything and remove the data unless ``keep``. Works after a crash, and where nothing runs."""
+    async def down(self, *, keep: bool = False, keep_logs: bool = False) -> None:
+        """Stop everything and remove the data unless ``keep``. Works after a crash, and where nothing runs.
+
+        With ``keep_logs`` the logs stay, until the next command on this folder.
+        """
         if not self.folder.lock.exists():
             return
         async with self._locked():
@@ -116,7 +119,7 @@ class Fleet:
                     self._adopt(state)
             except LocalFleetError as e:
                 self._say(str(e))
-            await self._stop_everything(keep=keep)
+            await self._stop_everything(keep=keep, keep_logs=keep_logs)
 
     def attach(self) -> None:
         """Take over the fleet of the folder, whatever of it runs; `LocalFleetError` where there is none."""
@@ -383,7 +386,7 @@ class Fleet:
                 if missing:
                     await asyncio.sleep(POLL_S)
 
-    async def _stop_everything(self, *, keep: bool = False, logs: bool = True) -> None:
+    async def _stop_everything(self, *, keep: bool = False, keep_logs: bool = False) -> None:
         if self._runner is not None:
             await self._runner.stop_everything()
         left = await stop_marked(self.folder)
@@ -394,7 +397,7 @@ class Fleet:
         if keep:
             self._say(f"everything is stopped; the data stays in {self.folder.path}")
         else:
-            self.folder.remove(logs=logs)
+            self.folder.remove(keep_logs=keep_logs)
             self._runner = None
 
     def _split(self, names: tuple[str, ...]) -> tuple[list[str], list[str]]:

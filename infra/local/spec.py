@@ -91,6 +91,15 @@ class FleetSpec:
         names = [cell.name for cell in self.cells]
         if len(set(names)) != len(names):
             raise ValueError(f"two cells of one name among {', '.join(names)}")
+        if unknown := sorted(set(self.given) - set(self.servers)):
+            known = ", ".join(self.servers)
+            raise ValueError(f"there is no server {', '.join(unknown)} to give; this fleet has {known}")
+
+    @property
+    def servers(self) -> tuple[str, ...]:
+        """The fleet's names of all database servers, each of which can be given."""
+        cells = ((*map(cell.server, cell.shard_names), cell.redis) for cell in self.cells)
+        return (CONTROL_PLANE_DB, *(name for servers in cells for name in servers))
 
     @property
     def router_names(self) -> tuple[str, ...]:

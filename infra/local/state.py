@@ -136,15 +136,15 @@ class Folder:
         fresh.write_bytes(msgspec.json.format(msgspec.json.encode(state)))
         fresh.replace(self.file)
 
-    def remove(self, *, logs: bool = True) -> None:
+    def remove(self, *, keep_logs: bool = False) -> None:
         """Remove what a fleet made here, the lock last, and the folder where nothing else is in it.
 
-        Without ``logs`` they stay, because an error message names one; the next command clears them.
+        With ``keep_logs`` they stay where there are any, to find out what went wrong; the next command clears them.
         """
         shutil.rmtree(self.data, ignore_errors=True)
         for path in (*self.path.glob("*.out"), self.file.with_suffix(".new"), self.file):
             path.unlink(missing_ok=True)
-        if not logs:
+        if keep_logs and any(self.logs.glob("*.log")):
             return
         shutil.rmtree(self.logs, ignore_errors=True)
         self.lock.unlink(missing_ok=True)

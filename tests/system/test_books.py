@@ -1,8 +1,10 @@
 """The books and the demo on a real fleet: what they say of a good run, of a broken fence, and after a Ctrl-C."""
 
 import io
+import os
 import re
 import secrets
+import shutil
 import signal
 import subprocess
 import sys
@@ -57,6 +59,30 @@ async def test_the_books_balance_without_a_fence(demo: tuple[Demo, io.StringIO])
     assert verdict.acknowledged_stale > 0
     assert not verdict.audit.balanced
     assert verdict.audit.count(Wrong.LOST) + verdict.audit.count(Wrong.MISPLACED) >= verdict.acknowledged_stale
+
+
+def test_a_demo_that_fails_takes_its_logs_with_it(system_folder: Path) -> None:
+    folder = system_folder / "demo-failed"
+    never = shutil.which("false")
+    assert never is not None
+    done = subprocess.run(
+        [sys.executable, "-m", "loadtest.demo", "--state", str(folder)],
+        cwd=CHECKOUT,
+        env=os.environ | {"CELLWALL_REDIS_BIN": never},
+        capture_output=True,
+        text=True,
+        timeout=PATIENCE_S,
+        check=False,
+    )
+    try:
+        assert done.returncode == 1, done.stdout
+        assert f"the logs of this run are in {folder / 'logs'}" in done.stdout
+        assert any((folder / "logs").glob("*-redis.log"))
+        assert not (folder / "data").exists()
+        assert list(marked(MARK, f"{folder}:")) == []
+    finally:
+        subprocess.run([sys.executable, "-m", "infra.local", "down", "--state", str(folder)], cwd=CHECKOUT, check=True)
+    assert not folder.exists()
 
 
 def until(condition: Callable[[], bool], what: str) -> None:
