@@ -10,6 +10,8 @@ import pytest
 import sqlalchemy as sa
 
 from cell.events.outbox import WORK_KIND
+from cell.schema.operations import _WALL as WALL
+from cell.schema.operations import APP, TRANSFER
 from cell.shards import errors, tables
 from cell.shards.sql import prepare
 from cell.transfer import fence as fences
@@ -54,6 +56,17 @@ INSERT INTO cellwall.counters (tenant_id, name, value) VALUES
   ($1, 'least', -9223372036854775808), ($1, 'most', 9223372036854775807), ($1, 'two', 2);
 """
 
+GENERATED = f"""
+CREATE TABLE product.generated (
+  tenant_id bigint, id integer, cents bigint NOT NULL, doubled bigint GENERATED ALWAYS AS (cents * 2) STORED,
+  note text NOT NULL, PRIMARY KEY (tenant_id, id)
+);
+ALTER TABLE product.generated ENABLE ROW LEVEL SECURITY;
+ALTER TABLE product.generated FORCE ROW LEVEL SECURITY;
+CREATE POLICY tenant_wall ON product.generated USING ({WALL}) WITH CHECK ({WALL});
+GRANT SELECT, INSERT, UPDATE, DELETE ON product.generated TO {APP}, {TRANSFER};
+"""
+
 
 async def refused(problem: problems.Problem, command: object) -> str:
     """The detail with which the command is refused."""
@@ -82,6 +95,29 @@ async def test_odd_values_survive_a_move_and_a_difference_is_noticed(cells: Cell
     await target.as_owner("ALTER TABLE cellwall.counters FORCE ROW LEVEL SECURITY")
     changed = await target.transfer.checksum(tenant, target.fence())
     assert _differing(before, changed) == {"cellwall.counters"}
+
+
+async def test_a_generated_column_in_a_tenant_table_would_stop_every_move(cells: Cells) -> None:
+    source, target = cells
+    tenant = await source.tenant()
+    try:
+        for cell in cells:
+            await cell.as_owner(GENERATED)
+        written = "INSERT INTO product.generated VALUES ($1, 1, 21, DEFAULT, 'a'), ($1, 2, -4, DEFAULT, 'b')"
+        await source.fetch(written, tenant)
+        await source.transfer.freeze(tenant, source.fence(), FREEZE)
+        data = await source.stream(tenant)
+        await target.transfer.prepare(tenant, target.fence(), Prepare(SCHEMA, 2))
+        await target.transfer.import_(tenant, target.fence(), pieces(data))
+        before = await source.transfer.checksum(tenant, source.fence())
+        after = await target.transfer.checksum(tenant, target.fence())
+        assert before == after
+        assert before.tables["product.generated"][0] == 2
+        found = await target.fetch("SELECT * FROM product.generated WHERE tenant_id = $1 ORDER BY id", tenant)
+        assert [tuple(row)[1:] for row in found] == [(1, 21, 42, "a"), (2, -4, -8, "b")]
+    finally:
+        for cell in cells:
+            await cell.as_owner("DROP TABLE IF EXISTS product.generated")
 
 
 async def test_a_checksum_that_depends_on_the_servers_settings_would_differ(cells: Cells) -> None:
@@ -225,7 +261,12 @@ async def test_an_abort_that_comes_first_must_stop_a_late_prepare_and_activation
     await target.transfer.abort(tenant, target.fence(), Abort(5))
     await refused(problems.FENCED, target.transfer.prepare(tenant, late_prepare, Prepare(SCHEMA, 2)))
     await refused(problems.FENCED, target.transfer.activate(tenant, late_activate, Activate(2)))
-    await target.transfer.prepare(tenant, target.fence(), Prepare(SCHEMA, 2))
+    # Said at activation only, it would come after the decision and freeze the tenant for good.
+    detail = await refused(problems.WRONG_STATE, target.transfer.prepare(tenant, target.fence(), Prepare(SCHEMA, 4)))
+    assert detail == "epoch 4 is used up, 5 is the lowest"
+    status = await target.transfer.status(tenant)
+    assert (status.state, status.min_epoch) == ("aborted", 5)
+    await target.transfer.prepare(tenant, target.fence(), Prepare(SCHEMA, 5))
     await refused(problems.WRONG_STATE, target.transfer.activate(tenant, target.fence(), Activate(4)))
     await target.transfer.activate(tenant, target.fence(), Activate(5))
 
@@ -269,7 +310,7 @@ async def test_restore_and_activate_never_use_an_epoch_twice(cells: Cells) -> No
     await refused(problems.WRONG_STATE, source.transfer.restore(tenant, source.fence(), Restore(1)))
     await source.transfer.restore(tenant, source.fence(), Restore(2))
     await source.transfer.restore(tenant, source.fence(), Restore(2))  # a new leader says it again
-    await refused(problems.WRONG_STATE, source.transfer.restore(tenant, source.fence(), Restore(3)))
+    await refused(problems.WRONG_STATE, source.transfer.restore(tenant, source.fence(), Restore(1)))
     await source.transfer.freeze(tenant, source.fence(), FREEZE)
     await target.transfer.prepare(tenant, target.fence(), Prepare(SCHEMA, 3))
     await refused(problems.WRONG_STATE, target.transfer.activate(tenant, target.fence(), Activate(2)))
@@ -374,6 +415,38 @@ async def test_a_freeze_beyond_its_budget_leaves_the_tenant_served(cell: Cell) -
     finally:
         await cell.as_owner((FUNCTIONS / "end_holders.sql").read_text())
         await stubborn.close()
+
+
+async def test_a_lock_that_nobody_may_end_is_named_and_does_not_protect_the_other_holders(
+    cell: Cell, superuser: Any
+) -> None:
+    tenant = await cell.tenant()
+    other = await cell.connect()
+    for holder in (superuser, other):
+        await holder.execute(f"BEGIN; SELECT cellwall.enter_tenant({tenant}, 1)")
+    pid = await superuser.fetchval("SELECT pg_backend_pid()")
+    detail = await refused(problems.FREEZE_BUSY, cell.transfer.freeze(tenant, cell.fence(), Freeze(0, 400)))
+    assert f"held by pid {pid} (postgres)" in detail
+    with pytest.raises((asyncpg.PostgresError, asyncpg.InterfaceError)):
+        await other.execute("SELECT 1")
+    assert await cell.state(tenant) == ("active", 1)
+
+
+async def test_a_tenant_that_a_freeze_never_took_would_wait_for_its_epoch_behind_a_lock(
+    cell: Cell, superuser: Any
+) -> None:
+    tenant = await cell.tenant()
+    await superuser.execute(f"BEGIN; SELECT cellwall.enter_tenant({tenant}, 1)")
+    late = cell.fence()
+    await refused(problems.FREEZE_BUSY, cell.transfer.freeze(tenant, cell.fence(), Freeze(0, 60)))
+    fence = cell.fence()
+    for _ in range(2):
+        await cell.transfer.restore(tenant, fence, Restore(3))
+    assert await cell.names(tenant, 3) == ["the owner"]
+    with pytest.raises(errors.NotOursError):
+        await cell.names(tenant, 1)
+    await refused(problems.FENCED, cell.transfer.freeze(tenant, late, FREEZE))
+    assert await cell.state(tenant) == ("active", 3)
 
 
 async def test_the_list_names_every_tenant_with_its_fence(cell: Cell) -> None:
