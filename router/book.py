@@ -174,20 +174,35 @@ def check_static(header: Header, records: Sequence[Record]) -> None:
     """
     if header.content != "snapshot":
         raise RefusedTableError("a routes file must be a snapshot")
-    cells = {record.cell for record in records if isinstance(record, Cell)}
-    plans = {record.plan for record in records if isinstance(record, Plan)}
-    tenants: set[str] = set()
+    cells, plans, tenants = _named_once(records)
     for number, record in enumerate(records):
         if not isinstance(record, Route):
             continue
         who = f"the route of {record.tenant}"
-        if record.tenant in tenants:
-            raise RefusedTableError(f"a second route of {record.tenant}", number)
-        tenants.add(record.tenant)
         if record.cell not in cells:
             raise RefusedTableError(f"{who} names the cell {record.cell}, which has no record", number)
         if record.plan not in plans:
             raise RefusedTableError(f"{who} names the plan {record.plan}, which has no record", number)
+
+
+def _named_once(records: Sequence[Record]) -> tuple[set[str], set[str], set[str]]:
+    """The names of cells, plans and tenants; which of two lines about one of them counts would be a guess."""
+    cells: set[str] = set()
+    plans: set[str] = set()
+    tenants: set[str] = set()
+    for number, record in enumerate(records):
+        if isinstance(record, Cell):
+            kind, name, known = "record of the cell", record.cell, cells
+        elif isinstance(record, Plan):
+            kind, name, known = "record of the plan", record.plan, plans
+        elif isinstance(record, Route):
+            kind, name, known = "route of", record.tenant, tenants
+        else:
+            continue
+        if name in known:
+            raise RefusedTableError(f"a second {kind} {name}", number)
+        known.add(name)
+    return cells, plans, tenants
 
 
 def read_static(lines: Sequence[bytes]) -> Book:

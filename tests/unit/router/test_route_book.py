@@ -69,6 +69,8 @@ def text(*records: Record) -> list[bytes]:
         ((Plan("x"), Route("t2", (), "cell-1", 1, "gold")), "line 8: the route of t2 names the plan gold"),
         ((Route("t2", ("a.test",), "cell-1", 1, "free"),), "line 7: the host a.test belongs to t1 and to t2"),
         ((Route("t1", ("b.test",), "cell-1", 1, "free"),), "line 7: a second route of t1"),
+        ((Cell("cell-1", "127.0.0.1:9009"),), "line 7: a second record of the cell cell-1"),
+        ((Plan("free", burst=9),), "line 7: a second record of the plan free"),
     ],
 )
 def test_a_static_file_that_contradicts_itself_names_the_line(records: tuple[Record, ...], message: str) -> None:
