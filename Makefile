@@ -32,7 +32,7 @@ demo: setup ## run a whole fleet for a minute: traffic, a live move, kills, and 
 up: setup ## start a fleet on loopback, leave it running and print where everything listens
 	@$(PY) -m infra.local up $(ARGS)
 
-down: setup ## stop the fleet of `make up`, also after a crash
+down: setup ## stop the fleet of `make up` and remove its data, also after a crash
 	@$(PY) -m infra.local down $(ARGS)
 
 status: setup ## show the fleet of `make up`: processes, ports, ready-made commands

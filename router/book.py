@@ -174,7 +174,7 @@ def check_static(header: Header, records: Sequence[Record]) -> None:
     """
     if header.content != "snapshot":
         raise RefusedTableError("a routes file must be a snapshot")
-    cells, plans, tenants = _named_once(records)
+    cells, plans = _named_once(records)
     for number, record in enumerate(records):
         if not isinstance(record, Route):
             continue
@@ -185,8 +185,8 @@ def check_static(header: Header, records: Sequence[Record]) -> None:
             raise RefusedTableError(f"{who} names the plan {record.plan}, which has no record", number)
 
 
-def _named_once(records: Sequence[Record]) -> tuple[set[str], set[str], set[str]]:
-    """The names of cells, plans and tenants; which of two lines about one of them counts would be a guess."""
+def _named_once(records: Sequence[Record]) -> tuple[set[str], set[str]]:
+    """The names of cells and plans. No subject has two lines: which of two lines about one of them counts would be a guess."""
     cells: set[str] = set()
     plans: set[str] = set()
     tenants: set[str] = set()
@@ -202,7 +202,7 @@ def _named_once(records: Sequence[Record]) -> tuple[set[str], set[str], set[str]
         if name in known:
             raise RefusedTableError(f"a second {kind} {name}", number)
         known.add(name)
-    return cells, plans, tenants
+    return cells, plans
 
 
 def read_static(lines: Sequence[bytes]) -> Book:
