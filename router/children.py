@@ -50,6 +50,7 @@ class Lifeline:
 
     def __init__(self) -> None:
         self.reader, self.writer = os.pipe()
+        self.broken = False  # in a child: the supervisor is gone
 
     def watch(self, grace_s: float) -> None:
         """In a child: when the supervisor is gone, ask this process to end, and after ``grace_s`` end it."""
@@ -58,6 +59,7 @@ class Lifeline:
 
     def _wait(self, grace_s: float) -> None:
         os.read(self.reader, 1)
+        self.broken = True
         os.kill(os.getpid(), signal.SIGTERM)
         time.sleep(grace_s)
         os._exit(_ORPHAN_STATUS)

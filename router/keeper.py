@@ -236,9 +236,9 @@ async def _serve(config: KeeperConfig, book: Book, publisher: Publisher) -> None
         return
     assert config.control_plane is not None
     assert config.last_good is not None
-    async with httpx.AsyncClient(
-        base_url=config.control_plane, headers={"Authorization": f"Bearer {config.token}"}
-    ) as client:
+    headers = {"Authorization": f"Bearer {config.token}"}
+    # A proxy of the environment is for the way to the outside, and would read the token.
+    async with httpx.AsyncClient(base_url=config.control_plane, headers=headers, trust_env=False) as client:
         keeper = Keeper(config.name, book, publisher, client, config.last_good, acknowledged=acknowledged)
         tasks = [asyncio.create_task(keeper.poll_forever()), asyncio.create_task(keeper.write_forever())]
         stopping = asyncio.create_task(stop.wait())

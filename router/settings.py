@@ -61,6 +61,7 @@ class WorkerConfig:
     workers: int
     name: str  # of the router
     listen_fd: int  # listening already; the supervisor keeps it open for a replacement
+    backlog: int  # connections that may wait there
     table_path: Path  # always there: before the first snapshot as an empty table that is not complete
     wake_fd: int  # readable when the table changed: hand it to `wake.WakeLink`
     ack_fd: int

@@ -148,8 +148,16 @@ class Supervisor:
             token=token.get_secret_value() if token else "",
             last_good=self._state / "routes.ndjson",
         )
+
+        def entry() -> int:
+            status = keeper.run(config)
+            if self._lifeline.broken:
+                # Workers that still drain keep the table that they have mapped.
+                self._remove_temporary()
+            return status
+
         keep = frozenset({*config.wake_fds, config.ack_fd, config.ready_fd})
-        return Child("keeper", lambda: keeper.run(config), keep, HELPERS_S)
+        return Child("keeper", entry, keep, HELPERS_S)
 
     def _admin_child(self) -> Child:
         settings = self._settings
@@ -173,6 +181,7 @@ class Supervisor:
             workers=settings.workers,
             name=settings.name,
             listen_fd=self._listeners[index].fileno(),
+            backlog=settings.backlog,
             table_path=self._state / "routes.bin",
             wake_fd=self._wakes[index][0],
             ack_fd=self._acks[1],
@@ -267,6 +276,9 @@ class Supervisor:
             if child.pid:
                 os.kill(child.pid, signal.SIGKILL)
                 os.waitpid(child.pid, 0)
+        self._remove_temporary()
+
+    def _remove_temporary(self) -> None:
         if self._temporary:
             shutil.rmtree(self._state, ignore_errors=True)
 

@@ -31,7 +31,6 @@ from router.table import RouteState, RouteTable, tenant_key
 from router.timers import TICK_S, Wheel
 from router.wake import WakeLink
 
-_BACKLOG: Final = 4096
 _HOUSEKEEPING_S: Final = 0.5
 
 _log = structlog.get_logger("router")
@@ -84,7 +83,8 @@ class _Worker:
         loop.add_signal_handler(signal.SIGINT, lambda: None)  # the supervisor decides what Ctrl-C means
         loop.add_reader(self._link.fileno(), self._wake)
         listener = socket.socket(fileno=os.dup(self._config.listen_fd))
-        server = await loop.create_server(lambda: Client(self._path), sock=listener, backlog=_BACKLOG)
+        # The loop listens on it once more, which sets the backlog once more.
+        server = await loop.create_server(lambda: Client(self._path), sock=listener, backlog=self._config.backlog)
         gc.collect()
         gc.freeze()
         self._slot.enter(os.getpid(), Phase.SERVING)

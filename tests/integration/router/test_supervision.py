@@ -1,9 +1,11 @@
 """A real router: its processes die, its control plane goes away, and the tenants keep being served."""
 
 import json
+import multiprocessing
 import os
 import signal
 import socket
+import struct
 import subprocess
 import sys
 import threading
@@ -19,6 +21,12 @@ import pytest
 
 from contracts.routes import Cell, Header, Plan, Record, Route, encode
 from infra.local.ports import free_ports
+from router import worker
+from router.board import Board, Phase
+from router.book import Book
+from router.listeners import listen
+from router.publisher import Publisher
+from router.settings import WorkerConfig
 
 ADMIN_TOKEN = "admin-token"
 ROOT = "A" * 43
@@ -129,8 +137,9 @@ class ControlPlane:
 class Router:
     """The router's processes, as an operator starts them."""
 
-    def __init__(self, *arguments: str) -> None:
+    def __init__(self, *arguments: str, environment: dict[str, str] | None = None) -> None:
         port, admin = free_ports(2)
+        self.environment = environment or {}
         self.url, self.admin = f"http://127.0.0.1:{port}", f"http://127.0.0.1:{admin}"
         self.arguments = ["--listen", f"127.0.0.1:{port}", "--admin", f"127.0.0.1:{admin}", *arguments]
         self.process = self._start()
@@ -140,6 +149,7 @@ class Router:
             "CELLWALL_ROUTER_ADMIN_TOKEN": ADMIN_TOKEN,
             "CELLWALL_ROUTER_CONTROL_PLANE_TOKEN": "router-token",
             "CELLWALL_ROUTER_ENVELOPE_ROOT": ROOT,
+            **self.environment,
         }
         command = [sys.executable, "-m", "router", *self.arguments]
         return subprocess.Popen(command, env=environment, stderr=subprocess.PIPE, text=True)
@@ -211,8 +221,16 @@ def routes_file(cells: list[Server], tmp_path: Path) -> Path:
 
 
 @pytest.fixture
-def router(routes_file: Path) -> Iterator[Router]:
-    it = Router("--routes", str(routes_file), "--drain-s", "10")
+def temporary(tmp_path: Path) -> Path:
+    """Where the router makes its temporary folder."""
+    path = tmp_path / "temporary"
+    path.mkdir()
+    return path
+
+
+@pytest.fixture
+def router(routes_file: Path, temporary: Path) -> Iterator[Router]:
+    it = Router("--routes", str(routes_file), "--drain-s", "10", environment={"TMPDIR": str(temporary)})
     with closing(it):
         wait_for("the router", it.ready)
         yield it
@@ -265,16 +283,22 @@ def test_a_request_in_flight_ends_before_its_router_does(router: Router, gate: t
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
-def test_an_idle_router_ends_at_once_and_leaves_no_process(router: Router, number: signal.Signals) -> None:
+def test_an_idle_router_ends_at_once_and_leaves_no_process_and_no_file(
+    router: Router, number: signal.Signals, temporary: Path
+) -> None:
     pids = router.pids()
+    assert len(list(temporary.iterdir())) == 1
     assert router.end(number) == 0
     assert not any(Path(f"/proc/{pid}").exists() for pid in pids)
+    assert not list(temporary.iterdir())
 
 
-def test_no_process_outlives_a_supervisor_that_was_killed(router: Router) -> None:
+def test_no_process_and_no_file_outlives_a_supervisor_that_was_killed(router: Router, temporary: Path) -> None:
     pids = router.pids()
+    assert len(list(temporary.iterdir())) == 1
     router.end(signal.SIGKILL)
     wait_for("the workers to end", lambda: not any(Path(f"/proc/{pid}").exists() for pid in pids))
+    wait_for("the table to go", lambda: not list(temporary.iterdir()))
     with pytest.raises(httpx.TransportError):
         httpx.get(f"{router.admin}/live")
 
@@ -315,6 +339,47 @@ def test_the_admin_listener_needs_its_token_for_all_but_health(router: Router) -
     assert router.ask("/routes/a.test").json()["cell"] == "cell-1"
     assert "as tenant t1, epoch 1, plan free." in router.ask("/routes/t1").json()["words"]
     assert router.ask("/nothing").json()["type"] == "urn:cellwall:problem:not-found"
+
+
+def test_a_proxy_of_the_environment_does_not_get_the_token(control_plane: ControlPlane, tmp_path: Path) -> None:
+    asked: list[str | None] = []
+
+    class Proxy(Handler):
+        def do_GET(self) -> None:
+            asked.append(self.headers["Authorization"])
+            self.answer(502, b"")
+
+    proxy = Server(Proxy)
+    environment = dict.fromkeys(("HTTP_PROXY", "http_proxy", "ALL_PROXY"), f"http://127.0.0.1:{proxy.port}")
+    arguments = ("--control-plane", f"http://127.0.0.1:{control_plane.port}", "--state-dir", str(tmp_path / "state"))
+    router = Router(*arguments, environment={**environment, "NO_PROXY": "", "no_proxy": ""})
+    with closing(proxy), closing(router):
+        wait_for("a poll", lambda: control_plane.polls or asked)
+        assert not asked
+        wait_for("the router", router.ready)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="only Linux tells the backlog of a listener")
+def test_a_worker_keeps_the_backlog_of_the_settings(tmp_path: Path) -> None:
+    """It listens once more on the socket that it inherits."""
+    board, (wake, _), (_, ack) = Board.create(1), os.pipe(), os.pipe()
+    Publisher(tmp_path / "routes.bin", board, (), bytes, generation=0).show(Book())
+    with listen(f"127.0.0.1:{free_ports(1)[0]}", 1, 64)[0] as listener:
+        config = WorkerConfig(0, 1, "router", listener.fileno(), 48, tmp_path / "routes.bin", wake, ack, board)
+        process = multiprocessing.get_context("fork").Process(target=worker.run, args=(config,))
+        assert _backlog(listener) == 64
+        process.start()
+        try:
+            wait_for("the worker", lambda: board.slot(0).status().phase is Phase.SERVING or not process.is_alive())
+            assert _backlog(listener) == 48
+        finally:
+            process.terminate()
+            process.join()
+
+
+def _backlog(listener: socket.socket) -> int:
+    """``tcpi_sacked`` of a listener, the sixth 32-bit word after 8 bytes."""
+    return int(struct.unpack_from("=8x6I", listener.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, 64))[5])
 
 
 def test_a_change_of_the_log_is_obeyed_and_reported(
