@@ -186,7 +186,7 @@ def check_static(header: Header, records: Sequence[Record]) -> None:
 
 
 def _named_once(records: Sequence[Record]) -> tuple[set[str], set[str]]:
-    """The names of cells and plans. No subject has two lines: which of two lines about one of them counts would be a guess."""
+    """The names of cells and plans. A second line about any subject is refused: which one counts would be a guess."""
     cells: set[str] = set()
     plans: set[str] = set()
     tenants: set[str] = set()
