@@ -13,6 +13,7 @@ from typing import Any, Final
 
 import click
 import msgspec
+from click.core import ParameterSource
 from rich.console import Console
 
 from infra.local import commandline
@@ -20,7 +21,9 @@ from infra.local.errors import LocalFleetError, StartFailedError
 from infra.local.fleet import Fleet
 from infra.local.report import environment, text, view
 from infra.local.spec import FLEET_DIR, FleetSpec, LocalCellSpec, default_folder
+from infra.local.state import Folder
 
+_SHAPE: Final = ("cells", "shards", "routers", "workers", "cpu_walls", "given")
 GIVEN: Final = "CELLWALL_LOCAL_GIVEN"
 _err = Console(stderr=True, highlight=False)
 
@@ -49,10 +52,21 @@ def main() -> None:
     metavar="SERVER=DSN",
     help=f"A server of somebody else's to use, by fleet name. Others see this line: better {GIVEN}, a JSON object.",
 )
+@click.pass_context
 def up(
-    state: Path | None, cells: int, shards: int, routers: int, workers: int, cpu_walls: bool, given: tuple[str, ...]
+    context: click.Context,
+    state: Path | None,
+    cells: int,
+    shards: int,
+    routers: int,
+    workers: int,
+    cpu_walls: bool,
+    given: tuple[str, ...],
 ) -> None:
-    """Start the fleet, or what of it does not run, and say where everything listens. Safe to repeat."""
+    """Start the fleet, or what of it does not run, and say where everything listens. Safe to repeat.
+
+    Without options a fleet that is there keeps its shape, whatever it was started with.
+    """
     servers = _given_by_environment() | dict(_pair(text) for text in given)
     try:
         spec = FleetSpec(
@@ -64,7 +78,8 @@ def up(
         )
     except ValueError as e:
         raise click.UsageError(str(e)) from None
-    fleet = _fleet(state, spec)
+    asked = any(context.get_parameter_source(name) is ParameterSource.COMMANDLINE for name in _SHAPE)
+    fleet = _fleet(state, spec if asked or servers else _recorded(state) or spec)
     _run(fleet.up(), logs=fleet.folder.logs)
     click.echo(text(fleet))
 
@@ -77,7 +92,8 @@ def down(state: Path | None, keep: bool) -> None:
     fleet = _fleet(state)
     there = fleet.folder.lock.exists()
     _run(fleet.down(keep=keep))
-    _err.print(f"stopped the fleet in {fleet.folder.path}" if there else f"no fleet in {fleet.folder.path}")
+    what = "stopped the fleet" if keep else "stopped the fleet and removed its data"
+    _err.print(f"{what} in {fleet.folder.path}" if there else f"no fleet in {fleet.folder.path}")
 
 
 @main.command()
@@ -100,6 +116,15 @@ def env(state: Path | None) -> None:
     """Print `export` lines for cellctl."""
     for key, value in environment(_attached(state)).items():
         click.echo(f"export {key}={shlex.quote(value)}")
+
+
+def _recorded(state: Path | None) -> FleetSpec | None:
+    """The shape of the fleet that is there."""
+    try:
+        found = Folder((state or default_folder()).absolute()).load()
+    except LocalFleetError:
+        return None  # `Fleet.up` meets it again, and says so
+    return found.spec if found is not None and found.complete else None
 
 
 def _fleet(state: Path | None, spec: FleetSpec | None = None) -> Fleet:

@@ -265,7 +265,10 @@ class Fleet:
     def _load_or_make(self) -> None:
         state = self.folder.load()
         if state is not None and state.spec != self._wanted and state.complete:
-            raise LocalFleetError(f"a fleet of another shape is in {self.folder.path}; stop it first (down)")
+            raise LocalFleetError(
+                f"a fleet of another shape is in {self.folder.path}: `up` without options starts what of it died,"
+                " `down` stops it and removes its data"
+            )
         if state is None:
             self.folder.clear()
         self._adopt(state or State.fresh(self._wanted))
@@ -283,7 +286,13 @@ class Fleet:
 
     async def _start_everything(self) -> None:
         began = time.monotonic()
-        self._say(f"starting {len(self.names)} processes, logs in {self.folder.logs}")
+        down = [name for name in self.names if not self.runner.is_alive(name)]
+        if down == list(self.names):
+            self._say(f"starting {len(down)} processes, logs in {self.folder.logs}")
+        elif down:
+            self._say(f"starting what does not run: {', '.join(down)}; logs in {self.folder.logs}")
+        else:
+            self._say("every process runs; looking whether each is ready")
         await together(self._control(), *map(self._cell, self.spec.cells))
         await self._registered()
         self.state.complete = True

@@ -73,6 +73,10 @@ def text(fleet: Fleet) -> str:
     lines = ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows]
     lines += ["", f"data: {fleet.folder.data}/NAME   logs: {fleet.folder.logs}/NAME.log   keys: {found.state}"]
     lines += [found.walls]
+    if not found.healthy:
+        lines += [
+            "Some processes are dead. `make up` (or `python -m infra.local up`) starts them again; the data is there."
+        ]
     for title, line in samples(fleet):
         lines += ["", f"# {title}", line]
     return "\n".join(lines)

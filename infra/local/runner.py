@@ -25,7 +25,8 @@ SERVICE_GRACE_S: Final = 10.0
 SERVER_GRACE_S: Final = 10.0
 CRASH_TRIES: Final = 10
 CRASH_WAIT_S: Final = 0.2
-_STILL_DYING: Final = "shared memory block"  # what PostgreSQL says while backends of a killed postmaster live
+# What PostgreSQL says while backends of a killed postmaster live, and while the postmaster itself still has its pid.
+_STILL_DYING: Final = ("shared memory block", "Is another postmaster")
 
 
 class Runner:
@@ -77,7 +78,7 @@ class Runner:
             try:
                 await self._started(name, self.plan.server_command(name), server.answers, self.state.ports[name])
             except StartFailedError as e:
-                if _STILL_DYING not in str(e) or attempt == CRASH_TRIES:
+                if not any(words in str(e) for words in _STILL_DYING) or attempt == CRASH_TRIES:
                     raise
                 await asyncio.sleep(CRASH_WAIT_S)
             else:
