@@ -17,7 +17,7 @@ import msgspec
 DURATION_BUCKETS_S: Final = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0)
 
 _STATUS_WORDS: Final = 16
-_PID, _PHASE, _REVISION, _GENERATION, _SERIES, _VALUES, _DROPPED = range(7)
+_PID, _PHASE, _REVISION, _GENERATION, _SERIES, _VALUES, _DROPPED, _BEAT = range(8)
 
 USAGE_SLOTS: Final = 1 << 16  # for tenants, and as many for addresses
 _USAGE_WORDS: Final = 4 * USAGE_SLOTS
@@ -126,6 +126,15 @@ class Slot:
         """Series that found no room; their numbers are lost."""
         return int(self._status[_DROPPED])
 
+    @property
+    def beats(self) -> int:
+        """Turns of the worker's timer wheel: a number that stands still belongs to a worker that does."""
+        return int(self._status[_BEAT])
+
+    def beat(self, turns: int) -> None:
+        """Say how often the wheel has turned."""
+        self._status[_BEAT] = turns
+
     def status(self) -> Status:
         """What the worker last said."""
         words = self._status
@@ -144,7 +153,7 @@ class Slot:
     def wipe(self) -> None:
         """After the worker's death: nobody is here, nothing is in flight. Counters stay, so they never fall."""
         self._status[_PHASE] = Phase.ABSENT
-        self._status[_PID] = self._status[_REVISION] = self._status[_GENERATION] = 0
+        self._status[_PID] = self._status[_REVISION] = self._status[_GENERATION] = self._status[_BEAT] = 0
         self._usage.cast("B")[:] = bytes(8 * _USAGE_WORDS)
         for series in self.series():
             if series.kind == "g":

@@ -1,4 +1,4 @@
-"""Child processes of the supervisor: forked, bound to its life, started again when they die.
+"""Child processes of the supervisor: forked, bound to its life, started again when they die or stand still.
 
 Fork, not exec: children share the board and the loaded modules. The supervisor has one thread and no event loop, so a
 fork is a clean copy. No child outlives it: each has a thread that waits for the end of a pipe whose only writer is the
@@ -17,6 +17,8 @@ from typing import Final
 
 RESTART_S: Final = (0.0, 0.1, 0.2, 0.5, 1.0, 2.0, 5.0)  # pauses after each death in a row
 STEADY_S: Final = 10.0  # a child that lived as long is not in a row of deaths
+LOOK_S: Final = 3.0  # between two looks at what a worker says about itself
+LOOKS_TO_HANG: Final = 5  # in a row that saw nothing new: 12 s at least
 _ORPHAN_STATUS: Final = 70
 
 SIGNALS: Final = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGCHLD)
@@ -36,12 +38,23 @@ class Child:
     deaths: int = 0  # in a row
     due: float = 0.0  # when to start it again
     restarts: int = field(default=0)
+    beats: int = 0  # at the last look
+    silent: int = 0  # looks in a row that saw no other number
+
+    def hangs(self, beats: int) -> bool:
+        """Look at the beats, no more often than every `LOOK_S`: whether they have stood still for too long.
+
+        Looks are counted and not seconds: after a pause of the whole machine, every child would seem late at once.
+        """
+        self.silent = self.silent + 1 if beats == self.beats else 0
+        self.beats = beats
+        return self.silent >= LOOKS_TO_HANG
 
     def died(self, now: float) -> None:
         """Plan the next start: at once after a long life, later and later in a row of deaths."""
         self.deaths = 0 if now - self.started >= STEADY_S else self.deaths + 1
         self.due = now + RESTART_S[min(max(self.deaths - 1, 0), len(RESTART_S) - 1)]
-        self.pid = 0
+        self.pid = self.silent = 0
         self.restarts += 1
 
 

@@ -207,16 +207,29 @@ class Supervisor:
     def _watch(self) -> None:
         """Start again what dies, until a signal asks to stop."""
         self._serving = True
+        look = self._clock() + children.LOOK_S
         while self._stops == 0:
             now = self._clock()
+            if now >= look:
+                look = now + children.LOOK_S
+                self._kill_hung()
             for child in self._children:
                 if child.pid == 0 and child.due <= now:
                     children.start(child, self._lifeline, self._descriptors, now)
                     _log.info("process_started", process=child.name, pid=child.pid, restarts=child.restarts)
             pauses = [child.due - now for child in self._children if child.pid == 0]
-            self._sleep(min(pauses, default=None), self._ready[0])
+            self._sleep(min([*pauses, look - now]), self._ready[0])
             self._bury()
             self._heed_keeper()
+
+    def _kill_hung(self) -> None:
+        """A worker whose loop stands still accepts nothing and answers nobody: its death lets another take over."""
+        for child in self._workers:
+            assert child.index is not None
+            slot = self._board.slot(child.index)
+            if child.pid and slot.status().phase is not Phase.ABSENT and child.hangs(slot.beats):
+                _log.error("process_hung", process=child.name, pid=child.pid, looks=child.silent)
+                os.kill(child.pid, signal.SIGKILL)
 
     def _bury(self) -> None:
         for pid, status in children.reap():
@@ -295,9 +308,9 @@ class Supervisor:
         elif number == signal.SIGHUP:
             self._reload = True
 
-    def _sleep(self, seconds: float | None, *also: int) -> None:
+    def _sleep(self, seconds: float, *also: int) -> None:
         """Until a signal comes, ``also`` is readable or the time is over."""
-        select.select([self._signals[0], *also], [], [], None if seconds is None else max(0.0, seconds))
+        select.select([self._signals[0], *also], [], [], max(0.0, seconds))
         _read(self._signals[0])
 
 

@@ -111,6 +111,7 @@ class _Worker:
         while True:
             await asyncio.sleep(TICK_S)
             self._wheel.turn(int((time.monotonic() - started) / TICK_S) - self._wheel.now)
+            self._slot.beat(self._wheel.now)
 
     async def _keep_house(self) -> None:
         while True:

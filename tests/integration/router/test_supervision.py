@@ -11,6 +11,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -185,7 +186,7 @@ class Router:
         return [worker["pid"] for worker in self.ask("/workers").json()]
 
     def served_by(self, host: str) -> str:
-        answer = httpx.get(self.url, headers={"Host": host})
+        answer = httpx.get(self.url, headers={"Host": host}, timeout=WAIT_S)
         return answer.text if answer.status_code == 200 else str(answer.status_code)
 
 
@@ -260,6 +261,17 @@ def test_a_killed_worker_is_replaced_and_no_new_connection_is_refused(router: Ro
     assert [router.served_by("a.test") for _ in range(20)] == ["cell-1"] * 20
     wait_for("a new worker", lambda: router.ready() and router.pids()[0] not in (0, before[0]))
     assert router.pids()[1] == before[1]
+
+
+def test_a_worker_that_stands_still_is_replaced_and_its_waiting_connections_are_served(router: Router) -> None:
+    before = router.pids()
+    os.kill(before[0], signal.SIGSTOP)
+    with ThreadPoolExecutor(8) as clients:
+        asking = [clients.submit(router.served_by, "a.test") for _ in range(8)]
+        wait_for("a new worker", lambda: router.ready() and router.pids()[0] not in (0, before[0]))
+        assert [answer.result() for answer in asking] == ["cell-1"] * 8
+    assert router.pids()[1] == before[1]
+    assert not Path(f"/proc/{before[0]}").exists()
 
 
 def test_a_request_in_flight_ends_before_its_router_does(router: Router, gate: threading.Event) -> None:
