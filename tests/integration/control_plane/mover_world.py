@@ -110,13 +110,16 @@ class World:
         on_boundary: Boundary = unobserved,
         budgets: Budgets | None = None,
         sleep: Callable[[float], Awaitable[None]] | None = None,
+        *,
+        routers_s: float = 0.01,
+        route_log: RouteLog | None = None,
     ) -> Mover:
         async def at_once(_s: float) -> None:
             return None
 
         return Mover(
-            self.engine, self.route_log, self.client, HINT_KEY, MoveMetrics(CollectorRegistry()),
-            budgets=budgets or Budgets(), tuning=Tuning(routers_s=0.01, soft_ms=10, hard_ms=50),
+            self.engine, route_log or self.route_log, self.client, HINT_KEY, MoveMetrics(CollectorRegistry()),
+            budgets=budgets or Budgets(), tuning=Tuning(routers_s=routers_s, soft_ms=10, hard_ms=50),
             on_boundary=on_boundary, sleep=sleep or at_once,
         )  # fmt: skip
 
