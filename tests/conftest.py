@@ -2,9 +2,13 @@
 
 import os
 import secrets
+import shutil
+import signal
+import tempfile
 import time
 from collections import defaultdict
 from pathlib import Path
+from types import FrameType
 
 import pytest
 
@@ -19,13 +23,48 @@ INVARIANTS = {
 }
 # Every process that a test starts inherits this; what still carries it at the end was left behind.
 RUN_MARK = "CELLWALL_TEST_RUN"
+# pytest's own folders stay in the system's temporary folder: it keeps the last ones there for people to look at.
+PYTEST_ROOT = "PYTEST_DEBUG_TEMPROOT"
 
 _results: dict[tuple[int, str], list[tuple[str, str]]] = defaultdict(list)
 _marks: dict[str, list[tuple[int, str]]] = {}
+_temporary = pytest.StashKey[Path]()
 
 
 def pytest_configure(config: pytest.Config) -> None:
     os.environ.setdefault(RUN_MARK, secrets.token_hex(8))
+    config.stash[_temporary] = _own_temporary_folder()
+    _end_on_sigterm()
+
+
+def pytest_unconfigure(config: pytest.Config) -> None:
+    if not _files_left(config):
+        shutil.rmtree(config.stash[_temporary], ignore_errors=True)
+
+
+def _own_temporary_folder() -> Path:
+    """This run's and its processes' temporary folder: what is left in it was left by nobody else."""
+    os.environ.setdefault(PYTEST_ROOT, tempfile.gettempdir())
+    folder = Path(tempfile.mkdtemp(prefix="cellwall-tests-")).resolve()
+    folder.chmod(0o711)  # an unprivileged database account must pass through
+    os.environ["TMPDIR"] = tempfile.tempdir = str(folder)
+    return folder
+
+
+def _end_on_sigterm() -> None:
+    """The first SIGTERM, such as that of `timeout`, is a Ctrl-C: fixtures stop their servers. More change nothing.
+
+    A shell's background job ignores SIGINT; then asyncio would not turn it into a cancellation.
+    """
+    asked: list[int] = []
+
+    def end(number: int, _frame: FrameType | None) -> None:
+        if not asked:
+            asked.append(number)
+            signal.raise_signal(signal.SIGINT)
+
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    signal.signal(signal.SIGTERM, end)
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
@@ -66,12 +105,14 @@ def _by_test(results: list[tuple[str, str]]) -> dict[str, list[str]]:
     return found
 
 
+@pytest.hookimpl(trylast=True)  # after an interruption, fixtures end in this very hook
 def pytest_sessionfinish(session: pytest.Session) -> None:
-    left = _left_behind()
+    left = _processes_left()
     deadline = time.monotonic() + 10
     while left and time.monotonic() < deadline:  # a stopped server may take a moment to be reaped
         time.sleep(0.05)
-        left = _left_behind()
+        left = _processes_left()
+    left += _files_left(session.config)
     if left:
         reporter = session.config.pluginmanager.get_plugin("terminalreporter")
         assert reporter is not None
@@ -80,7 +121,13 @@ def pytest_sessionfinish(session: pytest.Session) -> None:
         session.exitstatus = pytest.ExitCode.TESTS_FAILED
 
 
-def _left_behind() -> list[str]:
+def _files_left(config: pytest.Config) -> list[str]:
+    """What this run and its processes made in their temporary folder, and did not remove."""
+    made = config.stash[_temporary].glob("cellwall-*")
+    return [str(path) for path in made if not path.name.startswith("cellwall-postgres-")]  # a cache of programs
+
+
+def _processes_left() -> list[str]:
     """Processes that this run started and that still live, as ``pid command``."""
     mark = f"{RUN_MARK}={os.environ[RUN_MARK]}".encode()
     found = []

@@ -46,8 +46,8 @@ async def _postgres(folder: Path, name: str, index: int) -> AsyncIterator[Postgr
         return
     (port,) = free_ports(1)
     server = PostgresServer(PostgresSpec(name, folder / name, folder / f"{name}.log", port, secrets.token_urlsafe(18)))
-    await server.start()
     try:
+        await server.start()
         yield server
     finally:
         await server.stop()
