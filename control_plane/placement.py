@@ -1,8 +1,8 @@
 """Placement: fleet snapshot + tenant -> cell + reason in words (design section 4). Pure: no I/O, randomness comes in.
 
 Hard filters, none of which is ever traded for load: state, health, region, tier, schema revision, capacity. Among the
-cells that pass, the lowest projected load wins; where the best two are as good as equal, chance decides, so that
-several placers with the same snapshot do not all choose the same cell.
+cells that pass, the lowest projected load wins; where the best two are within `TIE` of each other, chance decides, so
+that several placers with the same snapshot do not all choose the same cell.
 """
 
 import random
@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 from typing import Final
 
-TIE: Final = 0.01  # projected loads this close are equal
+TIE: Final = 0.01  # projected loads this close are no reason to prefer one
 
 
 @dataclass(frozen=True, slots=True)
@@ -123,6 +123,6 @@ def place(fleet: Sequence[CellFacts], wanted: Wanted, rng: random.Random) -> Pla
     chosen = rng.choice(fitting[:2])
     return Placement(
         chosen.name,
-        f"{fitting[0].name} and {fitting[1].name} are the best of {len(fitting)} cells that fit and equal "
-        f"(projected load {best:.3f} and {second:.3f}); chance chose {chosen.name}",
+        f"{fitting[0].name} and {fitting[1].name} are the best of {len(fitting)} cells that fit, their projected loads "
+        f"({best:.3f} and {second:.3f}) within {TIE:g} of each other; chance chose {chosen.name}",
     )

@@ -1,6 +1,7 @@
 """The control plane's API as cellctl uses it, with failures that say the way out.
 
-Exit status: 0 done, 1 refused or failed, 2 wrong usage or configuration, 3 the control plane cannot be reached.
+Exit status: 0 done, 1 refused or failed, 2 wrong usage or configuration, 3 the control plane cannot be reached,
+130 interrupted while watching.
 """
 
 import json
@@ -13,6 +14,7 @@ import rich_click as click
 REFUSED: Final = 1
 CONFIG: Final = 2
 UNREACHABLE: Final = 3
+INTERRUPTED: Final = 130  # as a shell says of a command that SIGINT ended
 
 TIMEOUT_S: Final = 15.0
 _T = TypeVar("_T")

@@ -1,7 +1,9 @@
 """What every command shares: the options --url, --api-key and --json, the connection, and how results are shown."""
 
+import sys
 import time
 from collections.abc import Callable, Iterable, Sequence
+from datetime import datetime
 from typing import Any, TypeVar
 
 import httpx
@@ -17,17 +19,20 @@ _F = TypeVar("_F", bound=Callable[..., Any])
 
 
 class Cli:
-    """One run of cellctl. ``transport``, ``clock`` and ``sleep`` are the world's; tests bring their own."""
+    """One run of cellctl. ``transport``, ``clock``, ``sleep`` and ``asks`` (whether somebody is there to answer a
+    question) are the world's; tests bring their own."""
 
     def __init__(
         self,
         transport: httpx.BaseTransport | None = None,
         clock: Callable[[], float] = time.monotonic,
         sleep: Callable[[float], None] = time.sleep,
+        asks: Callable[[], bool] = lambda: sys.stdin.isatty(),
     ) -> None:
         self._transport = transport
         self.clock = clock
         self.sleep = sleep
+        self.asks = asks
         self.url: str | None = None
         self.key: str | None = None
         self.as_json = False
@@ -80,11 +85,12 @@ class Cli:
         console.print(table)
 
     def details(self, value: object, pairs: Iterable[tuple[str, object]]) -> None:
-        """``value`` as JSON, or its members, one a line."""
+        """``value`` as JSON, or its members, one a line; times as in tables."""
         if self.as_json:
             self.json(value)
             return
-        shown = [(name, text) for name, text in pairs if text is not None and text != ""]
+        told = ((name, f"{v:%F %T}" if isinstance(v, datetime) else v) for name, v in pairs)
+        shown = [(name, text) for name, text in told if text is not None and text != ""]
         width = max(len(name) for name, _ in shown)
         for name, text in shown:
             click.echo(f"{click.style(name.ljust(width), bold=True)}  {text}")

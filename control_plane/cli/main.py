@@ -35,7 +35,8 @@ def root() -> None:
 
     CELLWALL_URL and CELLWALL_API_KEY say where the control plane is and who you are.
 
-    Exit status: 0 done; 1 refused or failed; 2 wrong usage or configuration; 3 the control plane cannot be reached.
+    Exit status: 0 done; 1 refused or failed; 2 wrong usage or configuration; 3 the control plane cannot be reached;
+    130 interrupted while watching, which stops nothing.
     """
 
 

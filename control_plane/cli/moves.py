@@ -7,7 +7,7 @@ import rich_click as click
 from rich.live import Live
 from rich.text import Text
 
-from control_plane.cli.client import RefusedError, UnreachableError
+from control_plane.cli.client import INTERRUPTED, RefusedError, UnreachableError
 from control_plane.cli.context import Cli, pass_cli, shared
 from control_plane.move import TERMINAL, State
 from control_plane.views import EstimateView, MoveList, MoveView
@@ -84,7 +84,7 @@ def list_moves(cli: Cli, state: str | None, tenant: str | None, limit: int) -> N
         for m in found.moves
     ]
     columns = ("MOVE", "KIND", "TENANT", "FROM", "TO", "STATE", "ROWS", "HOLD", "REASON")
-    cli.table(found, columns, rows, "There is no such move.")
+    cli.table(found, columns, rows, "No moves.")
 
 
 @moves.command("cancel")
@@ -133,11 +133,16 @@ def _started(cli: Cli, m: MoveView, follow: bool) -> None:
 
 def _watch(cli: Cli, m: MoveView, wanted: tuple[str, ...]) -> None:
     """Show every change until the move is over. The control plane may be away for a while meanwhile."""
-    if cli.live:
-        with Live(_progress(m), refresh_per_second=10) as live:
-            m = _until_over(cli, m, lambda now: live.update(_progress(now)))
-    else:
-        m = _until_over(cli, m, _Lines(cli))
+    try:
+        if cli.live:
+            with Live(_progress(m), refresh_per_second=10) as live:
+                m = _until_over(cli, m, lambda now: live.update(_progress(now)))
+        else:
+            m = _until_over(cli, m, _Lines(cli))
+    except KeyboardInterrupt:
+        stop = "" if "cancelled" in wanted else f" To cancel it before its decision: cellctl moves cancel {m.id}"
+        click.echo(f"\nThe move goes on without you. To see it: cellctl moves watch {m.id}{stop}", err=True)
+        raise SystemExit(INTERRUPTED) from None
     if m.state not in wanted:
         raise RefusedError(
             f"the move is {m.state}: {m.reason}", f"{m.slug} lives in {_home(m)}. Details: cellctl moves status {m.id}"
@@ -147,11 +152,12 @@ def _watch(cli: Cli, m: MoveView, wanted: tuple[str, ...]) -> None:
 
 
 class _Lines:
-    """Progress for pipes and logs: a line for each step, or with --json a document for each change."""
+    """Progress for pipes and logs: a line for each step and failed try, or with --json a document for each change."""
 
     def __init__(self, cli: Cli) -> None:
         self._cli = cli
         self._steps = 0
+        self._attempts = 0
 
     def __call__(self, m: MoveView) -> None:
         if self._cli.as_json:
@@ -159,6 +165,9 @@ class _Lines:
         for step in m.steps[self._steps :]:
             self._cli.say(f"{step.at:%H:%M:%S.%f}  {step.state:<11} {step.detail}")
         self._steps = len(m.steps)
+        if m.attempts > self._attempts and _failing(m):
+            self._cli.say(f"{m.updated_at:%H:%M:%S.%f}  {m.state:<11} failed try {m.attempts}: {m.reason}")
+        self._attempts = m.attempts
 
 
 def _until_over(cli: Cli, m: MoveView, show: Callable[[MoveView], None]) -> MoveView:
@@ -188,12 +197,18 @@ def _progress(m: MoveView) -> Text:
     text = Text(f"{m.slug}: {m.source} -> {m.target}\n", style="bold")
     for state in path:
         if state in reached and state == m.state and state not in _OVER:
-            text.append(f"  > {state:<11} {m.reason}\n", style="yellow")
+            tries = f"failed try {m.attempts}: " if _failing(m) else ""
+            text.append(f"  > {state:<11} {tries}{m.reason}\n", style="red" if tries else "yellow")
         elif state in reached:
             text.append(f"  + {state:<11} {reached[state].at:%H:%M:%S.%f}\n", style="green")
         elif m.state not in _OVER:
             text.append(f"    {state}\n", style="dim")
     return text
+
+
+def _failing(m: MoveView) -> bool:
+    """Whether the newest that is known of it is a failed try of the present step, not that the step was reached."""
+    return m.attempts > 0 and m.state not in _OVER and (not m.steps or m.reason != m.steps[-1].detail)
 
 
 def _home(m: MoveView) -> str:

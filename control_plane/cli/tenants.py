@@ -1,12 +1,16 @@
 """cellctl tenants."""
 
+from typing import Final
+
 import msgspec
 import rich_click as click
 
+from control_plane.cli.client import ConfigError
 from control_plane.cli.context import Cli, pass_cli, shared
 from control_plane.views import SignedUp, TenantPage, TenantView
 
-PAGE = 200
+PAGE: Final = 200
+PASSWORD: Final = "CELLWALL_OWNER_PASSWORD"  # noqa: S105 - the name of a variable
 
 
 @click.group()
@@ -34,7 +38,7 @@ def list_tenants(cli: Cli, cell: str | None, state: str | None, limit: int) -> N
             break
     rows = [(t.id, t.slug, t.cell, t.epoch, t.state, t.plan, t.region, t.move) for t in found]
     columns = ("TENANT", "SLUG", "CELL", "EPOCH", "STATE", "PLAN", "REGION", "MOVE")
-    cli.table({"tenants": found, "next": cursor}, columns, rows, "There is no such tenant.")
+    cli.table({"tenants": found, "next": cursor}, columns, rows, "No tenants.")
     if cursor is not None:
         cli.say(f"There are more than {limit}; see --limit.")
 
@@ -55,18 +59,23 @@ def show_tenant(cli: Cli, tenant: str) -> None:
 @click.option("--name", required=True, help="What the tenant is called.")
 @click.option("--email", required=True, help="The owner's address.")
 @click.option(
-    "--password", envvar="CELLWALL_OWNER_PASSWORD", prompt=True, hide_input=True, confirmation_prompt=True,
-    help="The owner's password; asked for where it is not given.",
-)  # fmt: skip
+    "--password",
+    envvar=PASSWORD,
+    help=f"The owner's password. Better in {PASSWORD}: others may see a command line. A terminal is asked for it.",
+)
 @click.option("--plan", default="free", show_default=True)
 @click.option("--region", help="Where its data has to stay; any region without it.")
 @click.option("--cell", help="A cell of your choice instead of the best one.")
 @shared
 @pass_cli
 def create_tenant(
-    cli: Cli, slug: str, name: str, email: str, password: str, plan: str, region: str | None, cell: str | None
+    cli: Cli, slug: str, name: str, email: str, password: str | None, plan: str, region: str | None, cell: str | None
 ) -> None:
     """Create a tenant with its owner; prints the owner's first API key, once."""
+    if not password:
+        if not cli.asks():
+            raise ConfigError(f"the owner needs a password: give --password or {PASSWORD}")
+        password = click.prompt("Password", hide_input=True, confirmation_prompt=True, err=True)
     wanted = {"slug": slug, "name": name, "email": email, "password": password, "plan": plan}
     chosen = {key: value for key, value in (("region", region), ("cell", cell)) if value is not None}
     made = cli.api.post("/v1/tenants", SignedUp, wanted | chosen)

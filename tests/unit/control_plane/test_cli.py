@@ -83,8 +83,10 @@ def plane() -> FakeControlPlane:
 
 @pytest.fixture
 def run(plane: FakeControlPlane) -> Run:
-    def invoke(*args: str, text: str | None = None, env: dict[str, str] | None = None) -> Result:
-        cli = Cli(httpx.MockTransport(plane.handle), clock=lambda: plane.naps, sleep=plane.sleep)
+    def invoke(
+        *args: str, text: str | None = None, env: dict[str, str] | None = None, terminal: bool = False
+    ) -> Result:
+        cli = Cli(httpx.MockTransport(plane.handle), clock=lambda: plane.naps, sleep=plane.sleep, asks=lambda: terminal)
         given = {"CELLWALL_URL": "http://control.test", "CELLWALL_API_KEY": "key"} if env is None else env
         return CliRunner().invoke(root, args, obj=cli, input=text, env=given)
 
@@ -168,11 +170,31 @@ def test_the_owners_password_is_asked_for_and_never_printed(plane: FakeControlPl
     made = {"tenant": "t1042", "slug": "acme", "host": "acme.example.test", "api_key": "cwk_x", "user_id": "u1"}
     plane.on("POST", "/v1/tenants", httpx.Response(201, json=made))
     args = ("tenants", "create", "acme", "--name", "Acme", "--email", "a@example.test")
-    result = run(*args, text="a secret word\na secret word\n")
+    result = run(*args, text="a secret word\na secret word\n", terminal=True)
     assert result.exit_code == 0, result.output
     assert "cwk_x" in result.stdout
     assert "a secret word" not in result.output
     assert plane.asked[0][2]["password"] == "a secret word"
+
+
+def test_a_script_without_the_owners_password_is_told_where_to_put_it(plane: FakeControlPlane, run: Run) -> None:
+    result = run("tenants", "create", "acme", "--name", "Acme", "--email", "a@example.test")
+    assert (result.exit_code, result.stdout, plane.asked) == (2, "", [])
+    assert result.stderr == "Error: the owner needs a password: give --password or CELLWALL_OWNER_PASSWORD\n"
+    assert "CELLWALL_OWNER_PASSWORD" in run("tenants", "create", "--help").stdout
+
+
+def test_times_are_shown_in_one_way(plane: FakeControlPlane, run: Run) -> None:
+    plane.on("GET", "/v1/tenants/acme", TENANT).on("GET", "/v1/cells/cell-1", CELL)
+    for args in (("tenants", "show", "acme"), ("cells", "show", "cell-1")):
+        line = next(line for line in run(*args).stdout.splitlines() if "2026" in line)
+        assert line.endswith("  2026-01-02 03:04:05")
+
+
+def test_an_empty_list_is_no_error(plane: FakeControlPlane, run: Run) -> None:
+    plane.on("GET", "/v1/tenants", {"tenants": [], "next": None}).on("GET", "/v1/moves", {"moves": []})
+    assert run("tenants", "list").stdout == "No tenants.\n"
+    assert run("moves", "list").stdout == "No moves.\n"
 
 
 def test_a_tenant_is_not_deleted_by_a_slip(plane: FakeControlPlane, run: Run) -> None:
@@ -271,6 +293,33 @@ def test_a_move_that_failed_is_a_failure_of_the_command(plane: FakeControlPlane,
     assert result.exit_code == 1
     assert "the move is failed: reached failed" in result.stderr
     assert "acme lives in cell-1" in result.stderr
+
+
+def test_a_move_that_gets_nowhere_is_not_watched_in_silence(plane: FakeControlPlane, run: Run) -> None:
+    tries = [
+        move("standby", attempts=n, reason="cell-1 is silent", updated_at=(AT + timedelta(minutes=n)).isoformat())
+        for n in (1, 2)
+    ]
+    plane.on("GET", "/v1/moves/m1", move("standby"), *tries, tries[-1], move("done", attempts=2))
+    lines = run("moves", "watch", "m1").stdout.splitlines()
+    assert [line.partition("  ")[2] for line in lines if "failed try" in line] == [
+        "standby     failed try 1: cell-1 is silent", "standby     failed try 2: cell-1 is silent",
+    ]  # fmt: skip
+    assert len(lines) == len(PATH) + 3
+
+
+def test_whoever_stops_watching_is_told_that_the_move_goes_on(plane: FakeControlPlane, run: Run) -> None:
+    def interrupt(_: float) -> None:
+        raise KeyboardInterrupt
+
+    plane.sleep = interrupt  # type: ignore[method-assign]
+    plane.on("POST", "/v1/moves", httpx.Response(201, json=move("planned")))
+    result = run("moves", "start", "acme", "cell-2", "--follow")
+    assert result.exit_code == 130
+    assert "The move goes on" in result.stderr
+    assert "cellctl moves cancel m1" in result.stderr
+    plane.on("POST", "/v1/moves/m1/cancel", move("frozen"))
+    assert "cellctl moves cancel" not in run("moves", "cancel", "m1", "--follow").stderr
 
 
 def test_watching_goes_on_while_the_control_plane_restarts(plane: FakeControlPlane, run: Run) -> None:

@@ -99,6 +99,15 @@ def test_equal_cells_do_not_all_get_the_same_tenant() -> None:
     assert reasons == {"chance chose cell-1", "chance chose cell-2"}
 
 
+def test_two_different_loads_are_not_called_equal() -> None:
+    placed = place([cell("cell-1", load=1.0), cell("cell-2")], ANY, random.Random(1))
+    assert isinstance(placed, Placement)
+    assert placed.reason == (
+        "cell-2 and cell-1 are the best of 2 cells that fit, their projected loads (0.010 and 0.020) "
+        f"within 0.01 of each other; chance chose {placed.cell}"
+    )
+
+
 def test_the_only_cell_that_fits_says_so() -> None:
     placed = place([cell("cell-1"), cell("cell-2", state="draining")], ANY, random.Random(1))
     assert placed == Placement("cell-1", "cell-1 is the only cell that fits (projected load 0.010)")
