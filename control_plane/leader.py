@@ -1,8 +1,10 @@
 """Which of the control-plane processes acts: a session advisory lock, and a term that rises with each acquisition.
 
-The lock is held by a connection of its own: losing the connection is losing the lock, and the work is cancelled. That
-is only the polite part. A leader that was paused does not know that it was replaced; what makes its late commits and
-commands harmless is the term, in the compare-and-set of every move and in the fence of every command (moves.md rule 1).
+The lock is held by a connection of its own: losing the connection is losing the lock, and the work is cancelled. The
+server ends a connection that says nothing for a while, so that a leader that hangs, or whose machine is gone, does not
+keep the lock. That is only the polite part. A leader that was paused does not know that it was replaced; what makes its
+late commits and commands harmless is the term, in the compare-and-set of every move and in the fence of every command
+(moves.md rule 1).
 """
 
 import asyncio
@@ -19,6 +21,10 @@ LOCK_KEY: Final = 0x43454C4C57414C4C  # "CELLWALL": the advisory lock of the fle
 RETRY_S: Final = 0.5
 PING_S: Final = 1.0
 TIMEOUT_S: Final = 5.0
+# How long the server waits for the next word of a leader. Above PING_S + TIMEOUT_S: who is only slow stays.
+SILENCE_S: Final = 10.0
+# Where no packet comes any more, not even a refusal: the server asks every 2 s and gives up after the third silence.
+_KEEPALIVE: Final = {"tcp_keepalives_idle": "2", "tcp_keepalives_interval": "2", "tcp_keepalives_count": "3"}
 
 # At least the clock's seconds: a database that was restored from a backup does not hand out old terms again.
 _NEXT_TERM: Final = """
@@ -32,12 +38,24 @@ RETURNING term
 class Leader:
     """Runs one body of work while this process is the leader. `term` is None while it is not."""
 
-    def __init__(self, dsn: str, holder: str, *, retry_s: float = RETRY_S, ping_s: float = PING_S) -> None:
-        """``holder`` names this process in the table, for operators."""
+    def __init__(
+        self,
+        dsn: str,
+        holder: str,
+        *,
+        retry_s: float = RETRY_S,
+        ping_s: float = PING_S,
+        silence_s: float = SILENCE_S,
+    ) -> None:
+        """``holder`` names this process in the table, for operators. One silent for ``silence_s`` loses the lead."""
         self._dsn = dsn
         self._holder = holder
         self._retry_s = retry_s
         self._ping_s = ping_s
+        self._session = _KEEPALIVE | {
+            "application_name": "cellwall-leader",
+            "idle_session_timeout": f"{round(silence_s * 1000)}",
+        }
         self._term: int | None = None
 
     @property
@@ -58,7 +76,7 @@ class Leader:
 
     async def _campaign(self, body: Callable[[int], Awaitable[None]]) -> None:
         conn: asyncpg.Connection[Any] = await asyncpg.connect(
-            self._dsn, timeout=TIMEOUT_S, server_settings={"application_name": "cellwall-leader"}
+            self._dsn, timeout=TIMEOUT_S, server_settings=self._session
         )
         try:
             while True:

@@ -1,18 +1,23 @@
 """One process leads, knows when it does not, and the next one carries on what it left."""
 
 import asyncio
+import contextlib
+import queue
+import threading
 from typing import Any
 
 import asyncpg
 import pytest
 import sqlalchemy as sa
 
+from control_plane import leader
 from control_plane.leader import LOCK_KEY, Leader
 from control_plane.move import State
 from control_plane.move_runner import MoveRunner
 from tests.integration.control_plane.mover_world import TARGET, World
 
 FAST_S = 0.02
+SILENCE_S = 0.5
 
 
 class Body:
@@ -92,6 +97,71 @@ async def test_a_leader_whose_connection_is_lost_stops_working_and_comes_back_wi
     assert await body.stopped.get() == term
     assert await body.terms.get() > term
     await stop(running)
+
+
+class Hanging:
+    """A leader in a loop of its own, which can be stopped like a process that gets no time any more."""
+
+    def __init__(self, dsn: str) -> None:
+        self._leader = Leader(dsn, "hanging", retry_s=FAST_S, ping_s=FAST_S, silence_s=SILENCE_S)
+        self._loop = asyncio.new_event_loop()
+        self._go_on = threading.Event()
+        self.terms: queue.Queue[int | None] = queue.Queue()  # None: it knows that it does not lead
+        self._running: asyncio.Task[None]
+        self._thread = threading.Thread(target=self._run)
+        self._thread.start()
+
+    def _run(self) -> None:
+        async def body(term: int) -> None:
+            self.terms.put(term)
+            try:
+                await asyncio.Event().wait()
+            finally:
+                self.terms.put(None)
+
+        async def campaign() -> None:
+            self._running = asyncio.create_task(self._leader.run(body))
+            await asyncio.gather(self._running, return_exceptions=True)
+
+        with contextlib.closing(self._loop):
+            self._loop.run_until_complete(campaign())
+
+    async def said(self) -> int | None:
+        return await asyncio.to_thread(self.terms.get, timeout=10)
+
+    def hang(self) -> None:
+        self._loop.call_soon_threadsafe(self._go_on.wait)
+
+    def wake(self) -> None:
+        self._go_on.set()
+
+    async def end(self) -> None:
+        self.wake()
+        self._loop.call_soon_threadsafe(lambda: self._running.cancel())
+        await asyncio.to_thread(self._thread.join)
+
+
+@pytest.mark.timeout(30)
+async def test_a_leader_that_hangs_would_keep_the_lead_for_ever(control_plane_dsn: str) -> None:
+    first = Hanging(control_plane_dsn)
+    try:
+        term = await first.said()
+        _leader, second, running = start(control_plane_dsn, "two")
+        await until_refused(control_plane_dsn)
+        first.hang()
+        assert term is not None
+        assert await second.terms.get() > term
+        assert first.terms.empty()
+        first.wake()
+        assert await first.said() is None
+        await stop(running)
+    finally:
+        await first.end()
+
+
+def test_a_leader_that_is_only_slow_would_lose_the_lead() -> None:
+    assert leader.SILENCE_S > leader.PING_S + leader.TIMEOUT_S
+    assert leader.SILENCE_S + leader.RETRY_S <= 15
 
 
 @pytest.mark.timeout(30)
