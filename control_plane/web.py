@@ -14,7 +14,7 @@ from sqlalchemy.ext.asyncio import AsyncEngine
 
 from contracts import problems
 from contracts.problems import Problem, ProblemError
-from control_plane.auth import Actor
+from control_plane.auth import Actor, allow
 from control_plane.cell_client import CellError, CellRefusedError
 
 log = structlog.get_logger()
@@ -26,6 +26,9 @@ _BY_STATUS: Final = {
     405: problems.METHOD_NOT_ALLOWED,
     413: problems.BODY_TOO_LARGE,
 }
+
+# PostgreSQL stores every character but NUL: said of a text in a parameter, and of one inside of JSON.
+_UNSTORABLE: Final = frozenset({"22021", "22P05"})
 
 
 def provide_actor(request: Request[Any, Any, Any]) -> Actor:
@@ -58,7 +61,10 @@ def _on_http(_: Request[Any, Any, Any], error: HTTPException) -> Response[bytes]
     if error.status_code >= 500:
         log.error("request_failed", reason=detail)
         return _answer(problems.INTERNAL, "")
-    return _answer(_BY_STATUS.get(error.status_code, problems.INVALID), detail, dict(error.headers or {}))
+    headers = dict(error.headers or {})
+    if error.status_code == 405 and "allow" in headers:
+        headers = allow(headers["allow"].split(", "))
+    return _answer(_BY_STATUS.get(error.status_code, problems.INVALID), detail, headers)
 
 
 def _on_cell(_: Request[Any, Any, Any], error: CellError) -> Response[bytes]:
@@ -71,12 +77,17 @@ def _on_database(_: Request[Any, Any, Any], error: Exception) -> Response[bytes]
     if isinstance(error, PoolTimeoutError | OSError) or (isinstance(error, DBAPIError) and _disconnected(error)):
         log.warning("database_unreachable", reason=str(error))
         return _answer(problems.STORE_UNAVAILABLE, "")
+    if isinstance(error, DBAPIError) and _sqlstate(error) in _UNSTORABLE:
+        return _answer(problems.INVALID, "A name or text has a character that cannot be stored, such as NUL.")
     return _on_anything(_, error)
 
 
 def _disconnected(error: DBAPIError) -> bool:
-    state = getattr(error.orig, "sqlstate", None) or ""
-    return error.connection_invalidated or state[:2] in ("08", "53", "57")
+    return error.connection_invalidated or _sqlstate(error)[:2] in ("08", "53", "57")
+
+
+def _sqlstate(error: DBAPIError) -> str:
+    return getattr(error.orig, "sqlstate", None) or ""
 
 
 def _on_anything(_: Request[Any, Any, Any], error: Exception) -> Response[bytes]:
