@@ -99,16 +99,19 @@ class Moves:
         return history
 
     async def rollback(self, move_id: str, actor: Actor) -> History:
-        """Plan the same path backwards, as a move of kind rollback."""
+        """Plan the same path backwards, as a move of kind rollback. Only the newest finished move has a way back."""
         async with self._engine.begin() as conn:
             undone = (await _history(conn, move_id)).move
             if undone.state is not State.DONE:
                 raise _not_rollbackable(undone)
             tenant = await tenant_named(conn, tenant_of(undone.tenant), lock=True)
-            if tenant.cell != undone.target:
+            done = await move_store.find(conn, state=State.DONE, tenant=tenant.number, limit=1)
+            newest = done[0].id if done else "none"
+            # The home alone does not tell: there and back and there again ends in the same cell.
+            if newest != undone.id or tenant.cell != undone.target:
                 raise ProblemError(
                     problems.CONFLICT,
-                    f"{tenant.slug} lives in {tenant.cell} by now, not in {undone.target}.",
+                    f"{tenant.slug} lives in {tenant.cell} by now; its newest finished move is {newest}.",
                     advice="Roll back the newest move of the tenant, or start a move.",
                 )
             new_id = await self._plan(conn, tenant, undone.source, Kind.ROLLBACK, actor, undone.id)

@@ -128,6 +128,19 @@ async def test_a_move_that_another_followed_cannot_be_rolled_back(world: World) 
         await world.moves.rollback(first, OPERATOR)
 
 
+async def test_only_the_newest_of_moves_to_the_same_cell_can_be_rolled_back(world: World) -> None:
+    first, _back, last = [
+        (await world.mover().drive(await world.start(to), term=1)).id for to in (TARGET, SOURCE, TARGET)
+    ]
+    with pytest.raises(ProblemError, match=f"newest finished move is {last}") as refused:
+        await world.moves.rollback(first, OPERATOR)
+    assert refused.value.problem.status == 409
+    undoing = (await world.moves.rollback(last, OPERATOR)).move
+    await world.mover().drive(undoing.id, term=1)
+    assert [(await world.move(m)).state for m in (first, last)] == [State.DONE, State.ROLLED_BACK]
+    await world.assert_settled(SOURCE)
+
+
 async def test_epochs_of_repeated_moves_rise_and_are_never_used_twice(world: World) -> None:
     epochs = []
     for to in (TARGET, SOURCE, TARGET):
