@@ -59,7 +59,10 @@ class Provisioned(msgspec.Struct, frozen=True):
 
 
 class Prepare(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """``prepare`` at the target: make room (state ``importing``). ``schema`` is the source's schema revision."""
+    """``prepare`` at the target: make room (state ``importing``). ``schema`` is the source's schema revision.
+
+    Refused where an activation at ``min_epoch`` would be: that must show before the move is decided.
+    """
 
     schema: str
     min_epoch: Epoch  # activation must come with an epoch of at least this
@@ -106,7 +109,10 @@ class Activate(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class Restore(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """``restore`` at the source: frozen -> active at a higher epoch. Needs a confirmed ``abort`` of the target."""
+    """``restore`` at the source: active at a higher epoch, from frozen or, where no freeze took it, as it is.
+
+    Needs a confirmed ``abort`` of the target.
+    """
 
     epoch: Epoch
 
@@ -139,6 +145,7 @@ class TenantStatus(msgspec.Struct, frozen=True):
     term: int = 0
     seq: int = 0
     rows: int | None = None  # an estimate, only where asked for with ?rows=true
+    min_epoch: int = 0  # activation needs at least this epoch: prepare and abort raise it, nothing lowers it
 
 
 class CellInfo(msgspec.Struct, frozen=True):

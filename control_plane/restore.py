@@ -1,18 +1,20 @@
 """After a restore from a backup: believe the cells, then begin a new route log (moves.md rule 5).
 
 The backup may be older than the fleet. What a cell serves now is the truth about where a tenant lives; every epoch
-counter goes above the highest that any cell reports, so none is given out twice; the new ``log_id`` makes every router
-take a snapshot. Run it before ``serve``, with every cell up.
+counter goes above the highest that any cell reports, so none is given out twice; so does every fence, so that no cell
+refuses a command as late; the new ``log_id`` makes every router take a snapshot. Run it before ``serve``, with every
+cell up.
 """
 
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final
 
 import httpx
 import sqlalchemy as sa
 import structlog
+from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
 from contracts import ids, routes, transfer
@@ -22,7 +24,7 @@ from control_plane.cell_client import CellClient, CellError
 from control_plane.cells import fleet_of
 from control_plane.models import Tenant, route_cursor, route_log, routers, tenants
 from control_plane.move import UNFINISHED, State
-from control_plane.move_store import moves
+from control_plane.move_store import leader, moves
 from control_plane.routes import next_fence, publish, route_of
 from control_plane.seed import new_log_id, plan_records
 from control_plane.settings import FleetSettings
@@ -44,6 +46,14 @@ class Seen:
     cell: str
     state: transfer.TenantState
     epoch: int
+    min_epoch: int = 0  # no activation below it
+    term: int = 0
+    seq: int = 0  # with the term: the highest fence it has seen
+
+    @property
+    def high(self) -> int:
+        """The highest epoch that the cell knows to be given out."""
+        return max(self.epoch, self.min_epoch)
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,8 +75,13 @@ class Adopted:
 
 
 def adopt(tenant: Tenant, seen: Sequence[Seen]) -> Adopted:
-    """Decide from the backup's row and the cells' reports. Pure."""
-    high = max([tenant.epoch_high, *(s.epoch for s in seen)]) + 1
+    """Decide from the backup's row and the cells' reports. Pure.
+
+    Epochs are given out before cells hear of them, so one that the backup has not given out means that its move, if it
+    has one, was overtaken: driven on, it could decide for a target that must refuse to activate.
+    """
+    high = max([tenant.epoch_high, *(s.high for s in seen)]) + 1
+    moving, overtaken = tenant.move_id is not None, high > tenant.epoch_high + 1
     owner = max((s for s in seen if s.state == "active"), key=lambda s: s.epoch, default=None)
     if owner is not None:
         moved = (owner.cell, owner.epoch) != (tenant.cell, tenant.epoch)
@@ -74,13 +89,13 @@ def adopt(tenant: Tenant, seen: Sequence[Seen]) -> Adopted:
         reason = f"{owner.cell} serves it at epoch {owner.epoch}"
         if moved:
             reason += f"; the backup had {tenant.cell} at epoch {tenant.epoch}"
-        return Adopted(owner.cell, owner.epoch, high, state, moved and tenant.move_id is not None, False, reason)
+        return Adopted(owner.cell, owner.epoch, high, state, moving and (moved or overtaken), False, reason)
     frozen = max((s for s in seen if s.state == "frozen"), key=lambda s: s.epoch, default=None)
-    if frozen is not None and tenant.move_id is None and tenant.state in _ROUTED:
+    if frozen is not None and (overtaken or not moving) and tenant.state in _ROUTED:
         reason = f"{frozen.cell} holds it frozen for a move that the backup does not know; it is put back"
-        return Adopted(frozen.cell, high, high, tenant.state, False, True, reason)
+        return Adopted(frozen.cell, high, high, tenant.state, moving, True, reason)
     # Also where every known cell purged it: it was deleted since, or moved to a cell that the backup does not know.
-    reason = "a move of it goes on" if tenant.move_id else _UNSERVED if tenant.state in _ROUTED else ""
+    reason = "a move of it goes on" if moving else _UNSERVED if tenant.state in _ROUTED else ""
     return Adopted(tenant.cell, tenant.epoch, high, tenant.state, False, False, reason)
 
 
@@ -99,6 +114,7 @@ async def new_log(engine: AsyncEngine, client: CellClient, term: int) -> list[st
     reports = await _ask(engine, client)
     async with engine.connect() as conn:
         known = [Tenant.of(row) for row in await conn.execute(sa.select(tenants).order_by(tenants.c.number))]
+    await _raise_fences(engine, reports, term)
     lines: list[str] = []
     decided: list[tuple[Tenant, Adopted]] = []
     for tenant in known:
@@ -134,8 +150,28 @@ async def _ask(engine: AsyncEngine, client: CellClient) -> dict[int, list[Seen]]
             raise RestoreError(f"{e}; every cell must answer, or epochs could be given out twice") from e
         for status in statuses:
             number = ids.tenant_number(status.tenant)
-            reports.setdefault(number, []).append(Seen(cell.name, status.state, status.epoch))
+            seen = Seen(cell.name, status.state, status.epoch, status.min_epoch, status.term, status.seq)
+            reports.setdefault(number, []).append(seen)
     return reports
+
+
+async def _raise_fences(engine: AsyncEngine, reports: Mapping[int, Sequence[Seen]], term: int) -> None:
+    """Of tenants, and the leader's term, from which the fences of moves are made."""
+    highest = [(n, max(s.term for s in seen), max(s.seq for s in seen)) for n, seen in reports.items()]
+    raised = (
+        sa.update(tenants)
+        .where(tenants.c.number == sa.bindparam("of"))
+        .values(
+            fence_term=sa.func.greatest(tenants.c.fence_term, sa.bindparam("term")),
+            fence_seq=sa.func.greatest(tenants.c.fence_seq, sa.bindparam("seq")),
+        )
+    )
+    async with engine.begin() as conn:
+        if highest:
+            await conn.execute(raised, [{"of": n, "term": t, "seq": s} for n, t, s in highest])
+        first = insert(leader).values(term=max([term, *(t for _, t, _ in highest)]), holder="new-log")
+        higher = sa.func.greatest(leader.c.term, first.excluded.term)
+        await conn.execute(first.on_conflict_do_update(index_elements=["single"], set_={"term": higher}))
 
 
 async def _thaw(

@@ -26,12 +26,13 @@ from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 from contracts import ids, routes, transfer
 from contracts.names import Field
 from contracts.problems import CELL_FULL, CONFLICT, INVALID, MOVE_RUNNING, NO_ROOM, NOT_FOUND, SLUG_TAKEN, ProblemError
-from control_plane import audit
+from control_plane import audit, move_store
 from control_plane.auth import Actor
 from control_plane.cell_client import CellClient, CellError, CellRefusedError
 from control_plane.cells import Cell, cell_of, fleet_of, reserve
 from control_plane.erase import EraseError, Eraser
 from control_plane.models import Tenant, plans, route_log, tenants
+from control_plane.move import State
 from control_plane.placement import Filter, NoPlacement, Placement, Wanted, misfit, place
 from control_plane.routes import RouteLog, next_fence, publish, route_of
 from control_plane.views import SignUp
@@ -41,6 +42,7 @@ ABANDONED_S: Final = 60.0  # a reservation or deletion untouched for this long h
 PLACEMENT_TRIES: Final = 3
 
 _EMAIL: Final = re.compile(r"[^@\s\x00-\x20\x7f]{1,64}@[A-Za-z0-9.-]{1,253}\Z")
+_SWITCHED: Final = frozenset({State.STANDBY, State.PURGING})
 _LIVING: Final = ("provisioning", "active", "suspended")
 
 log = structlog.get_logger()
@@ -241,7 +243,7 @@ class Tenancy:
             return [Tenant.of(row) for row in (await conn.execute(query.order_by(tenants.c.slug))).all()]
 
     async def suspend(self, name: str, actor: Actor) -> Tenant:
-        """Routers refuse it with 403 from the next change on; its data stays. Repeating it changes nothing."""
+        """Routers refuse it with 403 from the next change on; its data stays. Possible while a move only clears up."""
         return await self._set_state(name, "suspended", actor, "tenant_suspended")
 
     async def resume(self, name: str, actor: Actor) -> Tenant:
@@ -250,7 +252,7 @@ class Tenancy:
 
     async def _set_state(self, name: str, state: routes.State, actor: Actor, action: str) -> Tenant:
         async with self._engine.begin() as conn:
-            tenant = await _locked(conn, name)
+            tenant = await _locked(conn, name, unless_in=_SWITCHED)
             if tenant.state == state:
                 return tenant
             if tenant.state not in ("active", "suspended"):
@@ -349,9 +351,14 @@ async def tenant_named(conn: AsyncConnection, name: str, *, lock: bool = False) 
     return Tenant.of(row)
 
 
-async def _locked(conn: AsyncConnection, name: str) -> Tenant:
+async def _locked(conn: AsyncConnection, name: str, *, unless_in: frozenset[State] = frozenset()) -> Tenant:
+    """The tenant, its row held to the end; `ProblemError` while it moves, ``unless_in`` one of these states."""
     tenant = await tenant_named(conn, name, lock=True)
-    if tenant.move_id is not None:
+    if tenant.move_id is None:
+        return tenant
+    # A statement after the lock: no move changes its state without the tenant's row.
+    move = await move_store.get(conn, tenant.move_id)
+    if move is None or move.state not in unless_in:
         raise ProblemError(MOVE_RUNNING, f"The move {tenant.move_id} to {tenant.move_target} is running.")
     return tenant
 

@@ -90,18 +90,22 @@ class FakeCell:
         row = self.tenants[tenant]
         state = "gone" if row.state == "none" else row.state
         return transfer.TenantStatus(
-            tenant, state, row.epoch, "shard-1", row.fence.move, row.fence.term, row.fence.seq, len(row.rows)
-        )
+            tenant, state, row.epoch, "shard-1", row.fence.move, row.fence.term, row.fence.seq, len(row.rows),
+            row.min_epoch,
+        )  # fmt: skip
 
     def _need(self, row: Row, *states: str) -> None:
         if row.state not in states:
             raise Refused(problems.WRONG_STATE, row.state)
 
+    def _unused(self, row: Row, epoch: int) -> None:
+        if epoch < row.min_epoch or epoch <= row.epoch:
+            raise Refused(problems.WRONG_STATE, f"epoch {epoch} is used up")
+
     def _prepare(self, row: Row, body: bytes) -> None:
         command = msgspec.json.decode(body, type=transfer.Prepare)
         self._need(row, "none", "gone", "aborted", "importing")
-        if command.min_epoch < row.min_epoch:
-            raise Refused(problems.WRONG_STATE, "the epoch was given up")
+        self._unused(row, command.min_epoch)
         row.state, row.min_epoch, row.rows = "importing", command.min_epoch, []
 
     def _freeze(self, row: Row, _body: bytes) -> transfer.Frozen:
@@ -130,15 +134,16 @@ class FakeCell:
         if row.state == "active" and row.epoch == epoch:
             return
         self._need(row, "importing")
-        if epoch < row.min_epoch:
-            raise Refused(problems.WRONG_STATE, "below the epoch that was given up")
+        self._unused(row, epoch)
         row.state, row.epoch = "active", epoch
 
     def _restore(self, row: Row, body: bytes) -> None:
         epoch = msgspec.json.decode(body, type=transfer.Restore).epoch
         if row.state == "active" and row.epoch == epoch:
             return
-        self._need(row, "frozen")
+        self._need(row, "frozen", "active")
+        if epoch <= row.epoch:
+            raise Refused(problems.WRONG_STATE, f"epoch {epoch} is used up")
         row.state, row.epoch = "active", epoch
 
     def _release(self, row: Row, body: bytes) -> None:

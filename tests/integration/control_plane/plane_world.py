@@ -9,12 +9,16 @@ from typing import Any
 import httpx
 import msgspec
 import sqlalchemy as sa
+from prometheus_client import CollectorRegistry
 from sqlalchemy.ext.asyncio import create_async_engine
 
 from contracts import envelope, problems, routes, transfer
 from contracts.keys import Purpose, bearer
 from control_plane.app import Services, compose, create_app, create_front_door
 from control_plane.auth import create_key
+from control_plane.cell_client import CellClient
+from control_plane.move_metrics import MoveMetrics
+from control_plane.mover import Boundary, Mover, Tuning, unobserved
 from control_plane.roles import ROLES
 from tests.integration.control_plane.fake_cell import FLEET_ROOT, SCHEMA, FakeCell, FakeFleet, Refused, Row
 
@@ -143,6 +147,15 @@ class Plane:
 
     async def sign_up(self, slug: str, **changes: Any) -> httpx.Response:
         return await self.call("POST", "/v1/tenants", sign_up(slug, **changes))
+
+    async def drive(self, move_id: str, term: int, on_boundary: Boundary = unobserved) -> str:
+        """Carry a move on as the leader of that term; the state in which it ends."""
+        mover = Mover(
+            self.engine, self.services.route_log, CellClient(self.http, FLEET_ROOT), b"h" * 32,
+            MoveMetrics(CollectorRegistry()), tuning=Tuning(routers_s=0.01), on_boundary=on_boundary,
+        )  # fmt: skip
+        async with asyncio.timeout(20):
+            return (await mover.drive(move_id, term)).state.value
 
     async def rows(self, statement: str, **values: Any) -> list[Any]:
         async with self.engine.begin() as conn:

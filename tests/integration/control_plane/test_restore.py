@@ -5,6 +5,7 @@ import time
 import pytest
 
 from contracts import routes
+from contracts.transfer import Fence
 from control_plane.cell_client import CellClient
 from control_plane.restore import RestoreError, new_log
 from control_plane.routes import Cursor
@@ -59,6 +60,61 @@ async def test_a_tenant_frozen_by_a_move_that_the_backup_does_not_know_is_put_ba
     assert epoch > 1
     assert plane.fleet.owners(made["tenant"]) == [("cell-1", epoch)]
     assert target.tenants[made["tenant"]].state == "gone"
+
+
+async def _aborted_since_the_backup(plane: Plane, tenant: str) -> None:
+    """A move that the backup has not, given up: the target refuses every epoch below 7."""
+    plane.fleet.cells["cell-2"].tenants[tenant] = Row("aborted", 0, min_epoch=7)
+
+
+async def _drive(plane: Plane, move_id: str) -> str:
+    [leads] = await plane.rows("SELECT term FROM leader")
+    return await plane.drive(move_id, leads.term + 1)
+
+
+async def test_an_epoch_that_a_target_gave_up_since_the_backup_would_freeze_the_next_move_for_good(
+    plane: Plane,
+) -> None:
+    made = (await plane.sign_up("acme", cell="cell-1")).json()
+    await _aborted_since_the_backup(plane, made["tenant"])
+    await _new_log(plane)
+    move = (await plane.call("POST", "/v1/moves", {"tenant": "acme", "to": "cell-2"})).json()
+    assert move["epoch"] > 7
+    assert await _drive(plane, move["id"]) == "done"
+    assert plane.fleet.owners(made["tenant"]) == [("cell-2", move["epoch"])]
+
+
+async def test_a_move_of_the_backup_whose_epoch_was_given_up_since_ends_before_its_decision(plane: Plane) -> None:
+    made = (await plane.sign_up("acme", cell="cell-1")).json()
+    move = (await plane.call("POST", "/v1/moves", {"tenant": "acme", "to": "cell-2"})).json()
+    await _aborted_since_the_backup(plane, made["tenant"])  # and nobody ran new-log
+    assert await plane.drive(move["id"], 1) == "failed"
+    assert "epoch 2 is used up" in (await plane.call("GET", f"/v1/moves/{move['id']}")).json()["steps"][-2]["detail"]
+    assert [name for name, _ in plane.fleet.owners(made["tenant"])] == ["cell-1"]
+
+
+async def test_a_frozen_move_of_the_backup_that_a_later_one_overtook_is_not_decided(plane: Plane) -> None:
+    made = (await plane.sign_up("acme", cell="cell-1")).json()
+    move = (await plane.call("POST", "/v1/moves", {"tenant": "acme", "to": "cell-2"})).json()
+    await plane.rows("UPDATE moves SET state = 'frozen', held_at = clock_timestamp()")
+    plane.fleet.cells["cell-1"].tenants[made["tenant"]].state = "frozen"
+    plane.fleet.cells["cell-2"].tenants[made["tenant"]] = Row("importing", 0, min_epoch=7)
+    await _new_log(plane)
+    ended = (await plane.call("GET", f"/v1/moves/{move['id']}")).json()
+    assert ended["state"] == "failed"
+    [(home, epoch)] = plane.fleet.owners(made["tenant"])
+    assert (home, epoch > 7) == ("cell-1", True)
+
+
+async def test_a_tenant_that_moved_since_the_backup_could_never_be_deleted(plane: Plane) -> None:
+    made = (await plane.sign_up("acme", cell="cell-1")).json()
+    plane.fleet.cells["cell-1"].tenants[made["tenant"]] = Row("moved", 1, fence=Fence(1_795_372_100, 3000, "m1"))
+    plane.fleet.cells["cell-2"].tenants[made["tenant"]] = Row("active", 2, fence=Fence(2**40, 7, "m1"))
+    await _new_log(plane)
+    [leads] = await plane.rows("SELECT term FROM leader")
+    assert leads.term == 2**40  # or the fences of every later move would be refused here
+    assert (await plane.call("DELETE", "/v1/tenants/acme")).json()["state"] == "deleted"
+    assert plane.fleet.cells["cell-2"].tenants[made["tenant"]].state == "gone"
 
 
 async def test_a_tenant_unknown_to_the_backup_is_reported(plane: Plane) -> None:

@@ -5,6 +5,8 @@ import asyncio
 import pytest
 
 from contracts import problems, routes
+from tests.integration.control_plane.fake_cell import Killed
+from tests.integration.control_plane.mover_world import killed_at
 from tests.integration.control_plane.plane_world import Plane, sign_up
 
 
@@ -227,3 +229,38 @@ async def test_a_password_is_neither_stored_nor_logged(plane: Plane, capsys: pyt
         assert "very secret" not in str(await plane.rows(f"SELECT * FROM {table}"))
     printed = capsys.readouterr()
     assert "very secret" not in printed.out + printed.err
+
+
+async def _stopped_at(plane: Plane, state: str) -> str:
+    """A move of acme from cell-1 to cell-2 that went no further; its id."""
+    await plane.sign_up("acme", cell="cell-1")
+    move_id: str = (await plane.call("POST", "/v1/moves", {"tenant": "acme", "to": "cell-2"})).json()["id"]
+    with pytest.raises(Killed):
+        await plane.drive(move_id, 1, killed_at(state))
+    return move_id
+
+
+@pytest.mark.parametrize("state", ["standby", "purging"])
+async def test_a_purge_that_waits_for_its_cell_would_keep_a_tenant_from_being_suspended(
+    plane: Plane, state: str
+) -> None:
+    move_id = await _stopped_at(plane, state)
+    for action, routed in (("suspend", "suspended"), ("resume", "active"), ("suspend", "suspended")):
+        assert (await plane.call("POST", f"/v1/tenants/acme/{action}")).status_code == 200
+        route = (await plane.routed())["acme.example.test"]
+        assert (route.cell, route.epoch, route.state) == ("cell-2", 2, routed)
+    assert (await plane.call("DELETE", "/v1/tenants/acme")).json()["status"] == 409
+    assert await plane.drive(move_id, 2) == "done"
+    shown = (await plane.call("GET", "/v1/tenants/acme")).json()
+    assert (shown["cell"], shown["epoch"], shown["state"], shown["move"]) == ("cell-2", 2, "suspended", None)
+    assert (await plane.routed())["acme.example.test"].state == "suspended"
+
+
+@pytest.mark.parametrize("state", ["holding", "frozen", "switching"])
+async def test_a_tenant_is_not_suspended_under_a_move_that_has_yet_to_publish_its_route(
+    plane: Plane, state: str
+) -> None:
+    move_id = await _stopped_at(plane, state)
+    refused = await plane.call("POST", "/v1/tenants/acme/suspend")
+    assert refused.json()["type"] == problems.MOVE_RUNNING.type
+    assert move_id in refused.json()["detail"]

@@ -31,6 +31,18 @@ def test_an_epoch_that_any_cell_has_seen_is_never_given_out_again(state: Any) ->
     assert adopt(tenant(), [Seen("cell-1", "active", 3), Seen("cell-2", state, 9)]).epoch_high == 10
 
 
+def test_an_epoch_that_a_cell_refuses_to_activate_is_never_given_out_again() -> None:
+    assert adopt(tenant(), [Seen("cell-1", "active", 3), Seen("cell-2", "aborted", 0, 9)]).epoch_high == 10
+
+
+def test_a_move_of_the_backup_that_a_later_one_overtook_is_ended() -> None:
+    row = tenant(move_id="m1", move_target="cell-2", epoch_high=4)
+    served = adopt(row, [Seen("cell-1", "active", 3), Seen("cell-2", "importing", 0, 7)])
+    assert (served.ends_move, served.thaw) == (True, False)
+    frozen = adopt(row, [Seen("cell-1", "frozen", 3), Seen("cell-2", "importing", 0, 7)])
+    assert (frozen.ends_move, frozen.thaw, frozen.epoch) == (True, True, 8)
+
+
 def test_a_tenant_that_the_backup_has_right_keeps_its_route_and_its_move() -> None:
     row = tenant(move_id="m1", move_target="cell-2")
     adopted = adopt(row, [Seen("cell-1", "active", 3), Seen("cell-2", "importing", 0)])
