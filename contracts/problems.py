@@ -138,7 +138,6 @@ FREEZE_BUSY = Problem(
 )
 SCHEMA_MISMATCH = Problem("schema-mismatch", 409, "The cells' schema revisions differ", "Migrate the older cell first.")
 SLUG_TAKEN = Problem("slug-taken", 409, "A tenant with this slug exists", "Choose another slug.")
-CELL_EXISTS = Problem("cell-exists", 409, "A cell with this name exists", "Choose another name.")
 STORE_UNAVAILABLE = Problem(
     "store-unavailable",
     503,
