@@ -67,14 +67,23 @@ def check_state(row: FenceRow, command: Command) -> None:
         raise ProblemError(problems.WRONG_STATE, f"{command} needs {expected}, the tenant is {row.state}")
 
 
+def check_preparation(row: FenceRow, min_epoch: int) -> None:
+    """What activation would refuse is refused here, while the move can still go back."""
+    _check_unused(row, min_epoch)
+
+
 def check_activation(row: FenceRow, epoch: int) -> None:
     """importing -> active: above every epoch the tenant had here, and not below what prepare and abort asked for."""
     if row.state == "active":
         if row.epoch != epoch:
             raise ProblemError(problems.WRONG_STATE, f"the tenant is active at epoch {row.epoch}, not {epoch}")
         return
-    if epoch < row.min_epoch or epoch <= row.epoch:
-        least = max(row.min_epoch, row.epoch + 1)
+    _check_unused(row, epoch)
+
+
+def _check_unused(row: FenceRow, epoch: int) -> None:
+    least = max(row.min_epoch, row.epoch + 1)
+    if epoch < least:
         raise ProblemError(problems.WRONG_STATE, f"epoch {epoch} is used up, {least} is the lowest")
 
 

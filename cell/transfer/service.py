@@ -117,15 +117,18 @@ class Transfer:
         return Provisioned(str(user_id), api_key)
 
     async def prepare(self, tenant: int, fence: Fence, body: Prepare) -> None:
-        """Make room: state ``importing``, no rows, whatever an earlier stay or import left."""
+        """Make room: state ``importing``, no rows, whatever an earlier stay or import left.
+
+        Refused where the epoch is used up here: found at activation only, it would come after the decision.
+        """
         if body.schema != self._schema:
             raise ProblemError(problems.SCHEMA_MISMATCH, f"{self._cell} has {self._schema}, not {body.schema}")
         if (await self._arrive(tenant, fence, "prepare")).result is not None:
             return
         async with self._effect(tenant, fence, "prepare") as effect:
+            rules.check_preparation(effect.row, body.min_epoch)
             await rows.drop(effect.connection, await catalogue.tenant_tables(effect.connection), tenant)
-            least = max(effect.row.min_epoch, body.min_epoch)
-            await effect.settle("importing", {}, min_epoch=least, hint="")
+            await effect.settle("importing", {}, min_epoch=body.min_epoch, hint="")
 
     async def import_(self, tenant: int, fence: Fence, pieces: AsyncIterator[bytes]) -> Imported:
         """All rows of the stream in one transaction, or none. A repeat after success reads nothing."""
@@ -278,7 +281,7 @@ async def _continued(first: bytes, rest: AsyncIterator[bytes]) -> AsyncIterator[
 
 def _status(row: FenceRow, shard: str, count: int | None = None) -> TenantStatus:
     tenant = str(ids.tenant_of(row.tenant_id))
-    return TenantStatus(tenant, row.state, row.epoch, shard, row.move, row.term, row.seq, count)
+    return TenantStatus(tenant, row.state, row.epoch, shard, row.move, row.term, row.seq, count, row.min_epoch)
 
 
 def _named(tenant: int, fence: Fence) -> dict[str, Any]:

@@ -1,5 +1,6 @@
 """The pure rules of the fence row."""
 
+from collections.abc import Callable
 from dataclasses import replace
 from typing import get_args
 
@@ -43,13 +44,23 @@ def test_every_command_has_its_states() -> None:
         assert "active" not in rules.ALLOWED[command], f"{command} of a tenant that is served"
 
 
+@pytest.mark.parametrize("check", [rules.check_preparation, rules.check_activation])
 @pytest.mark.parametrize(("epoch", "fits"), [(5, False), (6, False), (7, True), (8, True)])
-def test_activation_needs_an_epoch_above_all_others(epoch: int, fits: bool) -> None:
+def test_what_activation_refuses_is_refused_before_the_decision(
+    check: Callable[[FenceRow, int], None], epoch: int, fits: bool
+) -> None:
     if fits:
-        rules.check_activation(ROW, epoch)
+        check(ROW, epoch)
         return
     with pytest.raises(ProblemError, match="7 is the lowest"):
-        rules.check_activation(ROW, epoch)
+        check(ROW, epoch)
+
+
+def test_a_tenant_does_not_come_back_at_an_epoch_that_it_had_here() -> None:
+    moved = replace(ROW, state="moved", min_epoch=0)
+    rules.check_preparation(moved, 6)
+    with pytest.raises(ProblemError, match="epoch 5 is used up, 6 is the lowest"):
+        rules.check_preparation(moved, 5)
 
 
 def test_activation_is_idempotent_at_its_own_epoch_only() -> None:
