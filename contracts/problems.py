@@ -146,6 +146,9 @@ STORE_UNAVAILABLE = Problem(
 )
 NO_ROOM = Problem("no-cell-has-room", 409, "No cell can take the tenant", "Add a cell, or raise a cell's capacity.")
 CELL_FULL = Problem("cell-full", 409, "The cell is full", "Choose another cell, or raise its capacity.")
+SIGN_UP_UNAVAILABLE = Problem(
+    "sign-up-unavailable", 503, "Sign-up is not possible at the moment", "Try again later, after Retry-After."
+)
 MOVE_NOOP = Problem("already-there", 409, "The tenant already lives in that cell", "Choose another cell.")
 MOVE_RUNNING = Problem("move-running", 409, "The tenant is being moved", "Wait for the running move, or cancel it.")
 TENANT_TOO_LARGE = Problem(

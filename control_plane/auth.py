@@ -16,18 +16,19 @@ import hashlib
 import hmac
 import re
 import secrets
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterable
 from dataclasses import dataclass
 from typing import Any, Final
 
 import sqlalchemy as sa
 from litestar.connection import ASGIConnection
 from litestar.handlers import BaseRouteHandler
+from litestar.routes import HTTPRoute
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
 from contracts import envelope
 from contracts.keys import Purpose, bearer
-from contracts.problems import ENVELOPE_INVALID, FORBIDDEN, INTERNAL, UNAUTHENTICATED, ProblemError
+from contracts.problems import ENVELOPE_INVALID, FORBIDDEN, METHOD_NOT_ALLOWED, UNAUTHENTICATED, ProblemError
 from control_plane.models import api_keys
 
 _KEY = re.compile(r"(?i:bearer) +cwo_([a-z0-9]{12})_([A-Za-z0-9_-]{43})\Z")
@@ -40,6 +41,10 @@ _ALLOWED: Final = {
 
 Connection = ASGIConnection[Any, Any, Any, Any]
 Guard = Callable[[Connection, BaseRouteHandler], Awaitable[None]]
+
+
+class UndeclaredError(Exception):
+    """A handler that nobody may call, for want of a declared access. Names it, for the log: the caller gets a 500."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,7 +71,7 @@ def api_guard(engine: AsyncEngine, fleet_root: bytes) -> Guard:
     """The guard of the operators', agents' and routers' listener."""
 
     async def guard(connection: Connection, handler: BaseRouteHandler) -> None:
-        access = _declared(handler)
+        access = _declared(connection, handler)
         if access == "health":
             return
         if access == "agent":
@@ -74,7 +79,7 @@ def api_guard(engine: AsyncEngine, fleet_root: bytes) -> Guard:
             return
         allowed = _ALLOWED.get(access)
         if allowed is None:
-            raise ProblemError(INTERNAL, f"{handler} declares the unknown access {access!r}")
+            raise UndeclaredError(f"{handler} declares the unknown access {access!r}")
         actor = await _key_holder(engine, connection.headers.get("authorization", ""))
         if actor.role not in allowed:
             raise ProblemError(
@@ -92,11 +97,11 @@ def front_door_guard(key: bytes) -> Guard:
     sign = envelope.signer(key)
 
     async def guard(connection: Connection, handler: BaseRouteHandler) -> None:
-        access = _declared(handler)
+        access = _declared(connection, handler)
         if access == "health":
             return
         if access != "public":
-            raise ProblemError(INTERNAL, f"{handler} declares the access {access!r}, which the front door has not")
+            raise UndeclaredError(f"{handler} declares the access {access!r}, which the front door has not")
         verified = _verified(sign, dict(connection.scope))
         if verified.tenant != envelope.NO_TENANT.decode():
             raise ProblemError(ENVELOPE_INVALID, "the envelope names a tenant; the front door has none")
@@ -119,10 +124,26 @@ def _verified(sign: Callable[[bytes], bytes], scope: dict[str, Any]) -> envelope
     raise ProblemError(ENVELOPE_INVALID, fault)
 
 
-def _declared(handler: BaseRouteHandler) -> str:
+def allow(methods: Iterable[str]) -> dict[str, str]:
+    """The field ``Allow`` (RFC 9110, section 10.2.1), without OPTIONS, which Litestar adds to every path."""
+    return {"Allow": ", ".join(sorted(set(methods) - {"OPTIONS"}))}
+
+
+def _no_options(connection: Connection) -> ProblemError:
+    """Litestar adds a handler of OPTIONS to every path (and where a path has several handlers, it knows of the first
+    one's methods only). We have none: OPTIONS is one more method that the path does not know."""
+    path = connection.scope["path_template"]
+    routes = (r for r in connection.app.routes if isinstance(r, HTTPRoute) and r.path_format == path)
+    methods = (m for r in routes for h in r.route_handlers for m in h.http_methods)
+    return ProblemError(METHOD_NOT_ALLOWED, headers=allow(methods))
+
+
+def _declared(connection: Connection, handler: BaseRouteHandler) -> str:
     access = handler.opt.get("access")
+    if access is None and connection.scope.get("method") == "OPTIONS":
+        raise _no_options(connection)
     if not isinstance(access, str):
-        raise ProblemError(INTERNAL, f"{handler} does not declare who may call it")
+        raise UndeclaredError(f"{handler} does not declare who may call it")
     return access
 
 

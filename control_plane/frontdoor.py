@@ -16,13 +16,17 @@ from litestar.params import JSONBody
 from sqlalchemy.exc import SQLAlchemyError
 from sqlalchemy.ext.asyncio import AsyncEngine
 
+from contracts.names import Field
+from contracts.problems import CELL_FULL, INVALID, NO_ROOM, SIGN_UP_UNAVAILABLE, ProblemError
 from control_plane import views
 from control_plane.auth import Actor
+from control_plane.cell_client import CellError, CellRefusedError
 from control_plane.mail import Mailer, workspaces
 from control_plane.models import plans
 from control_plane.tenants import Tenancy
 
 MAIL_PAUSE_S: Final = 60.0  # one mail per address and minute, whoever asks
+SIGN_UP_AGAIN_S: Final = 60  # Retry-After of a sign-up that finds no room: an operator has to make some
 MAIL_PENDING: Final = 100  # more at once are dropped: a flood must not fill the memory
 
 log = structlog.get_logger()
@@ -72,8 +76,21 @@ async def sign_up(
     data: JSONBody[views.SignUp], tenancy: NamedDependency[Tenancy], actor: NamedDependency[Actor]
 ) -> views.SignedUp:
     """Create a tenant. When this answers, its host works at every live router (or will within moments)."""
-    made = await tenancy.create(data, actor)
+    try:
+        made = await tenancy.create(data, actor)
+    except (ProblemError, CellError) as e:
+        raise _public(e) from e
     return views.SignedUp(f"t{made.tenant.number}", made.tenant.slug, made.tenant.hosts[0], made.api_key, made.user_id)
+
+
+def _public(error: ProblemError | CellError) -> ProblemError:
+    """What a stranger may know of it. Which cells there are and what is wrong with them is for operators: the log."""
+    if isinstance(error, CellRefusedError) and error.slug == INVALID.slug:  # of what the stranger sent
+        return ProblemError(INVALID, error.detail)
+    if isinstance(error, ProblemError) and error.problem not in (NO_ROOM, CELL_FULL):
+        return error
+    log.warning("sign_up_refused", **{Field.REASON: str(error)})
+    return ProblemError(SIGN_UP_UNAVAILABLE, headers={"Retry-After": str(SIGN_UP_AGAIN_S)})
 
 
 @post("/find-workspace", opt={"access": "public"}, status_code=202, sync_to_thread=False)

@@ -3,14 +3,18 @@
 import re
 from typing import Any
 
+import httpx
 import pytest
-from litestar import Litestar
+from litestar import Litestar, get
 from litestar.routes import HTTPRoute
+from structlog.testing import capture_logs
 
 from contracts import problems
 from contracts.keys import Purpose, bearer
 from control_plane.app import create_app, create_front_door
-from control_plane.auth import create_key
+from control_plane.auth import api_guard, create_key, front_door_guard
+from control_plane.cell_client import CellAddress, CellRefusedError
+from control_plane.web import EXCEPTION_HANDLERS
 from tests.integration.control_plane.plane_world import CELLS, DOMAIN, ENVELOPE_KEY, FLEET_ROOT, Plane, sign_up
 
 MAY = {
@@ -48,6 +52,37 @@ async def test_every_endpoint_refuses_every_role_that_it_does_not_name(plane: Pl
                 assert (status != 403) == (role in MAY[access]), f"{role} {method} {path}: {status}"
             checked += 1
     assert checked > 80
+
+
+async def test_asking_for_the_methods_of_a_path_is_no_error_of_ours(plane: Plane) -> None:
+    for app, ask in (
+        (create_app(plane.services, FLEET_ROOT), plane.call),
+        (create_front_door(plane.services, ENVELOPE_KEY), plane.knock),
+    ):
+        for method, path, _ in endpoints(app):
+            for other in ("OPTIONS", "PROPFIND"):
+                answer = await ask(other, path)
+                assert (answer.status_code, answer.json()["type"]) == (405, problems.METHOD_NOT_ALLOWED.type)
+                assert method in answer.headers["allow"].split(", ")
+                assert "OPTIONS" not in answer.headers["allow"]
+
+
+async def test_a_forgotten_declaration_closes_the_endpoint_and_shows_no_code_to_the_caller(plane: Plane) -> None:
+    @get("/forgotten", sync_to_thread=False)
+    def forgotten() -> None:
+        pytest.fail("nobody may call it")
+
+    @get("/wrong", opt={"access": "everybody"}, sync_to_thread=False)
+    def wrong() -> None:
+        pytest.fail("nobody may call it")
+
+    for guard in (api_guard(plane.engine, FLEET_ROOT), front_door_guard(ENVELOPE_KEY)):
+        app = Litestar([forgotten, wrong], guards=[guard], exception_handlers=EXCEPTION_HANDLERS, logging_config=None)
+        async with httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://control.test") as http:
+            for path in ("/forgotten", "/wrong"):
+                answer = await http.get(path)
+                assert (answer.status_code, answer.json()["type"]) == (500, problems.INTERNAL.type)
+                assert "detail" not in answer.json()
 
 
 async def test_nothing_that_changes_the_fleet_is_open_to_a_viewer(plane: Plane) -> None:
@@ -105,6 +140,37 @@ async def test_a_person_signs_up_at_the_front_door(plane: Plane) -> None:
     assert [p["name"] for p in offered] == ["free", "standard", "business"]
     chosen = await plane.knock("POST", "/v1/signup", sign_up("other", cell="cell-1"))
     assert chosen.status_code == 400  # only operators choose the cell
+
+
+async def test_a_stranger_learns_nothing_of_the_fleet_from_a_sign_up_without_room(plane: Plane) -> None:
+    for name in CELLS:
+        await plane.call("PATCH", f"/v1/cells/{name}", {"capacity": 0})
+    with capture_logs() as logged:
+        answer = await plane.knock("POST", "/v1/signup", sign_up("acme"))
+    assert (answer.status_code, answer.json()["type"]) == (503, problems.SIGN_UP_UNAVAILABLE.type)
+    assert int(answer.headers["retry-after"]) > 1
+    assert "cell" not in answer.text.replace("urn:cellwall", "")
+    [noted] = [e for e in logged if e["event"] == "sign_up_refused"]
+    assert "cell-1 is full (0 of 0 tenants)" in noted["reason"]
+    operators = await plane.call("POST", "/v1/tenants", sign_up("acme"))
+    assert (operators.status_code, operators.json()["type"]) == (409, problems.NO_ROOM.type)
+    assert "cell-1 is full (0 of 0 tenants)" in operators.json()["detail"]
+
+
+@pytest.mark.parametrize(
+    ("refusal", "told"), [(problems.INVALID, problems.INVALID), (problems.CONFLICT, problems.SIGN_UP_UNAVAILABLE)]
+)
+async def test_a_stranger_learns_of_the_cells_refusal_only_what_was_wrong_with_the_input(
+    plane: Plane, refusal: problems.Problem, told: problems.Problem
+) -> None:
+    async def refuses(target: CellAddress, *_: object, **__: object) -> None:
+        raise CellRefusedError(target.name, refusal.slug, refusal.status, "password: too well known")
+
+    plane.services.tenancy._client.provision = refuses  # type: ignore[method-assign,assignment]
+    answer = await plane.knock("POST", "/v1/signup", sign_up("acme"))
+    assert (answer.status_code, answer.json()["type"]) == (told.status, told.type)
+    assert answer.json().get("detail") == ("password: too well known" if refusal is problems.INVALID else None)
+    assert await plane.rows("SELECT * FROM tenants WHERE state IN ('provisioning', 'active')") == []
 
 
 async def test_find_my_workspace_tells_only_the_owner_of_the_address(plane: Plane) -> None:
