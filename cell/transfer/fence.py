@@ -69,7 +69,7 @@ async def arrive(pool: Pool, tenant: int, fence: Fence, command: Command) -> Fen
 
 
 class Effect:
-    """A command at work: the tenant's exclusive lock is held, fence and state are right."""
+    """A command at work: fence and state are right, and the tenant's exclusive lock is held if it was asked for."""
 
     def __init__(self, connection: Any, row: FenceRow, ended: int) -> None:
         self.connection = connection
@@ -88,11 +88,14 @@ class Effect:
 
 @asynccontextmanager
 async def effect(
-    pool: Pool, tenant: int, fence: Fence, command: Command, patience: Patience, clock: Callable[[], float]
+    pool: Pool, tenant: int, fence: Fence, command: Command, patience: Patience | None, clock: Callable[[], float]
 ) -> AsyncIterator[Effect]:
-    """One transaction: lock, fence, state, then the block, which ends with `Effect.settle`; all of it or nothing."""
+    """One transaction: lock, fence, state, then the block, which ends with `Effect.settle`; all of it or nothing.
+
+    ``patience`` None: without the lock, for a change of the fence row alone that ends nobody's transaction.
+    """
     async with pool.acquire() as connection, connection.transaction():
-        ended = await locks.exclusive(connection, tenant, patience, clock)
+        ended = 0 if patience is None else await locks.exclusive(connection, tenant, patience, clock)
         yield Effect(connection, await _own(connection, tenant, fence, command), ended)
 
 

@@ -14,8 +14,14 @@ RETRY_S: Final = 0.003
 TERMINATE_AFTER_S: Final = 0.05  # after the first cancellation: a holder that is idle in its transaction
 
 
+_HOLDERS: Final = (
+    "SELECT h AS pid, a.usename AS role FROM cellwall.lock_holders($1) h"
+    " LEFT JOIN pg_stat_activity a ON a.pid = h ORDER BY h"
+)
+
+
 class LockBusyError(Exception):
-    """The lock was not to be had within the budget."""
+    """The lock was not to be had within the budget; the message names the server processes that hold it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,7 +45,7 @@ async def exclusive(
     while not await connection.fetchval("SELECT pg_try_advisory_xact_lock($1)", tenant):
         waited = clock() - began
         if waited >= patience.budget_s:
-            raise LockBusyError(f"the tenant's lock was not to be had within {patience.budget_s:.3f} s")
+            raise await _busy(connection, tenant, patience.budget_s)
         if waited >= patience.polite_s:
             terminate = waited >= patience.polite_s + TERMINATE_AFTER_S
             ended |= set(await connection.fetchval("SELECT cellwall.end_holders($1, $2)", tenant, terminate))
@@ -58,5 +64,11 @@ async def shared(
     began = clock()
     while not await connection.fetchval("SELECT pg_try_advisory_xact_lock_shared($1)", tenant):
         if clock() - began >= budget_s:
-            raise LockBusyError(f"the tenant's lock was not to be had within {budget_s:.3f} s")
+            raise await _busy(connection, tenant, budget_s)
         await sleep(RETRY_S)
+
+
+async def _busy(connection: Any, tenant: int, budget_s: float) -> LockBusyError:
+    holders = [f"pid {h['pid']} ({h['role'] or 'ended'})" for h in await connection.fetch(_HOLDERS, tenant)]
+    held = f"; held by {', '.join(holders)}" if holders else ""
+    return LockBusyError(f"the tenant's lock was not to be had within {budget_s:.3f} s{held}")

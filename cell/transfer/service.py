@@ -206,10 +206,14 @@ class Transfer:
                 yield piece
 
     async def restore(self, tenant: int, fence: Fence, body: Restore) -> None:
-        """frozen -> active at a higher epoch."""
-        if (await self._arrive(tenant, fence, "restore")).result is not None:
+        """frozen -> active at a higher epoch. A tenant that no freeze ever took only gets the epoch."""
+        row = await self._arrive(tenant, fence, "restore")
+        if row.result is not None:
             return
-        async with self._effect(tenant, fence, "restore") as effect:
+        # An active tenant stays so: this command, by arriving, fenced out every older freeze. Its transactions may go
+        # on, so nobody has to give the lock up, and one who cannot be made to does not keep the tenant from its epoch.
+        patience = None if row.state == "active" else PATIENCE
+        async with self._effect(tenant, fence, "restore", patience) as effect:
             rules.check_restore(effect.row, body.epoch)
             await effect.connection.execute(_WAKE, tenant, WORK_KIND)
             await effect.settle("active", {}, epoch=body.epoch)
@@ -249,7 +253,7 @@ class Transfer:
 
     @asynccontextmanager
     async def _effect(
-        self, tenant: int, fence: Fence, command: Command, patience: Patience = PATIENCE
+        self, tenant: int, fence: Fence, command: Command, patience: Patience | None = PATIENCE
     ) -> AsyncIterator[fences.Effect]:
         try:
             async with fences.effect(self._pool(tenant), tenant, fence, command, patience, self._clock) as effect:

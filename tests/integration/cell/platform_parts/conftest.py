@@ -3,6 +3,7 @@
 from collections.abc import AsyncIterator
 from typing import Any
 
+import asyncpg
 import pytest
 import pytest_asyncio
 
@@ -23,6 +24,15 @@ async def cells(cell_databases: Any) -> AsyncIterator[tuple[Cell, Cell]]:
 def cell(cells: tuple[Cell, Cell]) -> Cell:
     """The first cell."""
     return cells[0]
+
+
+@pytest_asyncio.fixture
+async def superuser(cell: Cell, cell_databases: Any) -> AsyncIterator["asyncpg.Connection[asyncpg.Record]"]:
+    """A session of the first cell's database superuser at its shard, which no role of the cell may end."""
+    admin_dsn = min(cell_databases.admin_dsns.items())[1]
+    connection = await asyncpg.connect(admin_dsn, database=cell.shard.database)
+    yield connection
+    await connection.close()
 
 
 @pytest_asyncio.fixture

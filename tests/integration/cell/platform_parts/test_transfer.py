@@ -6,6 +6,7 @@ from collections.abc import AsyncIterator
 from datetime import UTC, datetime
 from typing import Any
 
+import asyncpg
 import pytest
 import sqlalchemy as sa
 
@@ -424,9 +425,9 @@ async def test_a_lock_that_nobody_may_end_is_named_and_does_not_protect_the_othe
     other = await cell.connect()
     for holder in (superuser, other):
         await holder.execute(f"BEGIN; SELECT cellwall.enter_tenant({tenant}, 1)")
-    pid = await superuser.fetchval("SELECT pg_backend_pid()")
+    pid, role = await superuser.fetchrow("SELECT pg_backend_pid(), session_user")
     detail = await refused(problems.FREEZE_BUSY, cell.transfer.freeze(tenant, cell.fence(), Freeze(0, 400)))
-    assert f"held by pid {pid} (postgres)" in detail
+    assert f"held by pid {pid} ({role})" in detail
     with pytest.raises((asyncpg.PostgresError, asyncpg.InterfaceError)):
         await other.execute("SELECT 1")
     assert await cell.state(tenant) == ("active", 1)
