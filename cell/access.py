@@ -18,7 +18,9 @@ from litestar import Request
 from litestar.connection import ASGIConnection
 from litestar.di import NamedDependency, Provide
 from litestar.handlers import BaseRouteHandler
+from litestar.routes import HTTPRoute
 
+from cell import answers
 from cell.shards.context import TenantContext
 from cell.shards.session import Shards, TenantSession
 from contracts import problems
@@ -96,12 +98,23 @@ async def guard(connection: ASGIConnection[Any, Any, Any, Any], handler: BaseRou
     access = handler.opt.get("access")
     if access == PUBLIC:
         return
+    if access is None and connection.scope.get("method") == "OPTIONS":
+        raise _no_options(connection)
     if access not in _RANKS:
         raise problems.ProblemError(problems.INTERNAL, "The endpoint does not say who may call it.")
     credential = parse(connection.headers.get("authorization", ""))
     if credential is None:
         raise unauthenticated()
     cast("dict[str, Any]", connection.scope)[_ASKED] = (Role(access), credential)
+
+
+def _no_options(connection: ASGIConnection[Any, Any, Any, Any]) -> problems.ProblemError:
+    """Litestar adds a handler of OPTIONS to every path (and where a path has several handlers, it knows of the first
+    one's methods only). We have none: OPTIONS is one more method that the path does not know."""
+    path = connection.scope["path_template"]
+    routes = (r for r in connection.app.routes if isinstance(r, HTTPRoute) and r.path_format == path)
+    methods = (m for r in routes for h in r.route_handlers for m in h.http_methods)
+    return problems.ProblemError(problems.METHOD_NOT_ALLOWED, headers=answers.allow(methods))
 
 
 class Caller:

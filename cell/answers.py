@@ -1,5 +1,6 @@
 """One map from errors to problem+json, for every Litestar application of a cell."""
 
+from collections.abc import Iterable
 from typing import Any, Final
 
 import structlog
@@ -32,7 +33,15 @@ def _http(_: Request[Any, Any, Any], error: HTTPException) -> Response[bytes]:
     if problem is None:
         problem = problems.INVALID if error.status_code < 500 else problems.INTERNAL
     detail = error.detail if problem is problems.INVALID else ""
-    return _answer(problem, problem.body(detail), error.headers or {})
+    headers = dict(error.headers or {})
+    if problem is problems.METHOD_NOT_ALLOWED and "allow" in headers:
+        headers = allow(headers["allow"].split(", "))
+    return _answer(problem, problem.body(detail), headers)
+
+
+def allow(methods: Iterable[str]) -> dict[str, str]:
+    """The field ``Allow`` (RFC 9110, section 10.2.1), without OPTIONS, which Litestar adds to every path."""
+    return {"Allow": ", ".join(sorted(set(methods) - {"OPTIONS"}))}
 
 
 def _invalid(request: Request[Any, Any, Any], error: ValidationException) -> Response[bytes]:

@@ -4,6 +4,7 @@ from types import SimpleNamespace
 from typing import Any, cast
 
 import pytest
+from litestar.handlers import HTTPRouteHandler
 
 from cell import access
 from cell.access import Role
@@ -28,6 +29,12 @@ async def test_a_handler_that_declares_nothing_is_never_run() -> None:
         with pytest.raises(ProblemError) as caught:
             await access.guard(connection(bearer), handler(**opt))
         assert caught.value.problem.status == 500
+
+
+async def test_a_handler_of_our_own_for_options_would_be_open_once_it_declares_anything_wrong() -> None:
+    own = HTTPRouteHandler("/", http_method=["OPTIONS"], opt={"access": "anybody"}, sync_to_thread=False)(lambda: None)
+    with pytest.raises(ProblemError):
+        await access.guard(connection(), own)
 
 
 async def test_a_public_handler_needs_no_credential() -> None:

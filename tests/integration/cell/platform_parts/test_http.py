@@ -16,7 +16,7 @@ import sqlalchemy as sa
 from litestar import Response, Router, get, post
 from litestar.di import NamedDependency
 
-from cell import app, ingress, servers
+from cell import access, app, ingress, servers
 from cell.health import Health
 from cell.ingress import Ingress
 from cell.metrics import CellMetrics
@@ -120,7 +120,7 @@ async def listening(cell: Cell) -> AsyncIterator[Listening]:
     clock = asyncio.get_running_loop().time
     health = Health(cell.databases, ("", ""), clock)
     metrics = CellMetrics(cell.name, lambda: cell.gate.in_flight)
-    router = Router(path="/", route_handlers=[quick, write, slow, two, liar])
+    router = Router(path="/", route_handlers=[quick, write, slow, two, liar], guards=[access.guard])
     product = app.product(cell.shards, health, [router])
     outer = Ingress(product, cell="cell-1", envelope_key=KEY, gate=cell.gate, metrics=metrics, clock=clock)
     inner = app.internal(cell.transfer, health, metrics.registry, TOKEN)
@@ -158,6 +158,16 @@ async def at_work(cell: Cell) -> bool:
         return bool(await connection.fetch(query))
     finally:
         await connection.close()
+
+
+async def test_asking_for_the_methods_of_a_path_is_no_error_of_ours(listening: Listening) -> None:
+    tenant = await listening.cell.tenant()
+    for path, methods in (("/v1/quick", "GET"), ("/v1/write", "POST")):
+        for method in ("OPTIONS", "PATCH", "PROPFIND"):
+            answer = await listening.call(path, tenant, method=method)
+            assert (answer.status_code, problem_of(answer)) == (405, "method-not-allowed")
+            assert answer.headers["allow"] == methods
+        assert (await listening.http.options(path)).status_code == 403  # around the router
 
 
 async def test_requests_that_no_router_sent_would_be_served(listening: Listening) -> None:
