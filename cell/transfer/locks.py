@@ -12,8 +12,6 @@ from typing import Any, Final
 
 RETRY_S: Final = 0.003
 TERMINATE_AFTER_S: Final = 0.05  # after the first cancellation: a holder that is idle in its transaction
-
-
 _HOLDERS: Final = (
     "SELECT h AS pid, a.usename AS role FROM cellwall.lock_holders($1) h"
     " LEFT JOIN pg_stat_activity a ON a.pid = h ORDER BY h"
