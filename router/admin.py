@@ -19,6 +19,7 @@ from litestar import Litestar, Request, Response, get
 from litestar.connection import ASGIConnection
 from litestar.exceptions import HTTPException
 from litestar.handlers.base import BaseRouteHandler
+from litestar.params import FromPath
 from litestar.status_codes import HTTP_200_OK, HTTP_503_SERVICE_UNAVAILABLE
 from prometheus_client import CollectorRegistry, generate_latest
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily, Metric
@@ -164,7 +165,7 @@ def create_app(config: AdminConfig, table: RouteTable) -> Litestar:
         return [WorkerView(i, status.pid, status.phase.name.lower(), status.revision) for i, status in statuses]
 
     @get("/routes/{name:str}", opt={"access": "operator"}, guards=[operator], sync_to_thread=False)
-    def explain(name: str) -> Explanation:
+    def explain(name: FromPath[str]) -> Explanation:
         """What a request for this host or tenant would meet. What a cell told one worker alone is not seen here."""
         table.refresh()
         return locator.explain(name)

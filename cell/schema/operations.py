@@ -12,7 +12,7 @@ APP: Final = "cellwall_app"
 TRANSFER: Final = "cellwall_transfer"
 
 _FUNCTIONS: Final = Path(__file__).parent / "functions"
-_WALL: Final = "tenant_id = NULLIF(current_setting('cellwall.tenant', true), '')::bigint"
+WALL: Final = "tenant_id = NULLIF(current_setting('cellwall.tenant', true), '')::bigint"
 
 
 def create_tenant_table(name: str, *items: SchemaItem, schema: str = "product") -> None:
@@ -32,7 +32,7 @@ def raise_wall(name: str, *, schema: str = "product") -> None:
     for statement in (
         f"ALTER TABLE {table} ENABLE ROW LEVEL SECURITY",
         f"ALTER TABLE {table} FORCE ROW LEVEL SECURITY",
-        f"CREATE POLICY tenant_wall ON {table} USING ({_WALL}) WITH CHECK ({_WALL})",
+        f"CREATE POLICY tenant_wall ON {table} USING ({WALL}) WITH CHECK ({WALL})",
     ):
         op.execute(statement)
     grant(name, schema=schema)

@@ -11,8 +11,7 @@ import pytest
 import sqlalchemy as sa
 
 from cell.events.outbox import WORK_KIND
-from cell.schema.operations import _WALL as WALL
-from cell.schema.operations import APP, TRANSFER
+from cell.schema.operations import APP, TRANSFER, WALL
 from cell.shards import errors, tables
 from cell.shards.sql import prepare
 from cell.transfer import fence as fences
