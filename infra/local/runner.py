@@ -99,6 +99,15 @@ class Runner:
             await self._started(name, self.plan.service(name), lambda: answers(client, url), self.state.ports[name])
         return True
 
+    async def start_beside(self, name: str) -> None:
+        """Start a process of ours beside the one that has its name, which goes on; the name means the new one then.
+
+        `StartFailedError` where it does not become ready: it is stopped, and the name still means it.
+        """
+        async with httpx.AsyncClient(timeout=HEALTH_TIMEOUT_S, trust_env=False) as client:
+            url = self.plan.health(name)
+            await self._started(name, self.plan.service(name), lambda: answers(client, url), self.state.ports[name])
+
     async def once(self, name: str, command: Command) -> None:
         """Run a command to its end; `StartFailedError` with its last line where it fails."""
         process = self._spawn(name, command)

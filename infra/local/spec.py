@@ -22,7 +22,8 @@ class LocalCellSpec:
     """One cell: ``shards`` PostgreSQL servers, a Redis, an API process and a worker. ``capacity`` is in tenants.
 
     ``cpus`` is the share of processors that its processes may use together; it counts only where the fleet's
-    ``cpu_walls`` are on.
+    ``cpu_walls`` are on. ``version`` is the release that it reports, and ``connections`` what each of its processes
+    opens to each shard; None leaves both to the software.
     """
 
     name: str
@@ -31,6 +32,8 @@ class LocalCellSpec:
     tier: Literal["shared", "dedicated", "canary"] = "shared"
     capacity: int = 1000
     cpus: float = 1.0
+    version: str | None = None
+    connections: int | None = None
 
     def __post_init__(self) -> None:
         ids.cell_name(self.name)
