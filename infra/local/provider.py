@@ -1,13 +1,11 @@
 """Pulumi's side of the local target: a cell of a running local fleet as a resource, and the component around it.
 
 A dynamic provider is pickled by reference, so this module must be installed where the engine runs programs. All that is
-done to the fleet is in `infra.local.stamp`.
+changed in the fleet is in `infra.local.stamp`, in a process of its own (`infra.local.work`).
 """
 
-import asyncio
-from collections.abc import Coroutine
 from pathlib import Path
-from typing import Any, Final, TypeVar
+from typing import Any, Final
 
 import pulumi
 from pulumi.dynamic import (
@@ -22,15 +20,15 @@ from pulumi.dynamic import (
 )
 
 from infra.local.errors import LocalFleetError
-from infra.local.fleet import CellHandle, Fleet
+from infra.local.fleet import Fleet
 from infra.local.spec import FleetSpec, LocalCellSpec
 from infra.local.stamp import Stamps
+from infra.local.work import Job
 from infra.spec import CellSpec, SpecError
 
 COMPONENT: Final = "cellwall:local:Cell"
 _REPLACES: Final = ("fleet", "owner")
 _OUTPUTS: Final = ("address", "internal_address", "processes", "stopped")
-_T = TypeVar("_T")
 
 
 def local_cell(spec: CellSpec) -> LocalCellSpec:
@@ -58,12 +56,11 @@ class CellProvider(ResourceProvider):
         """Refuse before anything is created."""
         try:
             spec = CellSpec.parse(news["spec"])
-            local_cell(spec)
-            _attached(news["fleet"])
+            Stamps(_attached(news["fleet"]), news["owner"]).known(local_cell(spec))
         except SpecError as e:
             return CheckResult(news, [CheckFailure(f"spec.{e.field}", str(e))])
         except LocalFleetError as e:
-            return CheckResult(news, [CheckFailure("fleet", str(e))])
+            return CheckResult(news, [CheckFailure("spec", str(e))])
         return CheckResult({**news, "spec": spec.mapping()}, [])
 
     def diff(self, _id: str, olds: dict[str, Any], news: dict[str, Any]) -> DiffResult:
@@ -88,12 +85,13 @@ class CellProvider(ResourceProvider):
         seen = Stamps(fleet, props["owner"]).observe(id_)
         if seen is None:
             return ReadResult("", {})
-        return ReadResult(id_, {**_inputs(props), **_outputs(fleet.cells[id_]), "stopped": list(seen.stopped)})
+        cell = fleet.plan.cell(id_)
+        return ReadResult(id_, {**_inputs(props), **_outputs(fleet, cell), "stopped": list(seen.stopped)})
 
     def delete(self, id_: str, props: dict[str, Any]) -> None:
         """Drain and remove it; refused while tenants live in it. Nothing where the whole fleet is gone."""
         if Fleet(FleetSpec(), Path(props["fleet"]), _quiet).folder.file.exists():
-            _run(Stamps(_attached(props["fleet"]), props["owner"]).remove(id_))
+            Job("remove", props["fleet"], props["owner"], LocalCellSpec(id_)).run()
 
 
 class _CellResource(Resource, module="local", name="Cell"):
@@ -123,18 +121,19 @@ def _spec(props: dict[str, Any]) -> CellSpec:
 
 
 def _ensured(props: dict[str, Any]) -> dict[str, Any]:
-    cell = _run(Stamps(_attached(props["fleet"]), props["owner"]).ensure(local_cell(_spec(props))))
-    return {**_inputs(props), **_outputs(cell), "stopped": []}
+    cell = local_cell(_spec(props))
+    Job("ensure", props["fleet"], props["owner"], cell).run()
+    return {**_inputs(props), **_outputs(_attached(props["fleet"]), cell), "stopped": []}
 
 
 def _inputs(props: dict[str, Any]) -> dict[str, Any]:
     return {"spec": _spec(props).mapping(), "fleet": props["fleet"], "owner": props["owner"]}
 
 
-def _outputs(cell: CellHandle) -> dict[str, Any]:
+def _outputs(fleet: Fleet, cell: LocalCellSpec) -> dict[str, Any]:
     return {
-        "address": cell.address,
-        "internal_address": cell.internal_address,
+        "address": fleet.plan.at(cell.api),
+        "internal_address": fleet.plan.at(f"{cell.api}.internal"),
         "processes": list(cell.processes),
     }
 
@@ -147,7 +146,3 @@ def _attached(folder: str) -> Fleet:
 
 def _quiet(_words: str) -> None:
     """The engine reads the provider's output; progress is in the fleet's logs."""
-
-
-def _run(work: Coroutine[Any, Any, _T]) -> _T:
-    return asyncio.run(work)

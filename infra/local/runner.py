@@ -71,6 +71,7 @@ class Runner:
         if name in self.state.spec.given or self.is_alive(name):
             return False
         server = self.plan.server(name)
+        self.save()  # its password, before a data folder is made with it
         await self._stop_remains(name)
         await finished(asyncio.to_thread(server.prepare))
         for attempt in range(1, CRASH_TRIES + 1):

@@ -66,7 +66,7 @@ class Stamps:
         fleet = self._fleet
         async with fleet.locked():
             fleet.reload()
-            before = self._known(cell)
+            before = self.known(cell)
             stamp = fleet.state.stamps.get(cell.name)
             changed = before is not None and (before != cell or stamp != Stamp(self._owner, complete=True))
             fleet.state.stamps[cell.name] = Stamp(self._owner, complete=stamp is not None and not changed)
@@ -114,8 +114,11 @@ class Stamps:
 
     # Before anything is done.
 
-    def _known(self, cell: LocalCellSpec) -> LocalCellSpec | None:
-        """The cell of that name as it was described before, if it may become this one."""
+    def known(self, cell: LocalCellSpec) -> LocalCellSpec | None:
+        """The cell of that name as it was described before, None where there is none.
+
+        `LocalFleetError` where it may not become this one. Changes nothing, so that it can be asked beforehand.
+        """
         before = next((each for each in self._fleet.spec.cells if each.name == cell.name), None)
         if before is None:
             return None
