@@ -31,24 +31,6 @@ _REPLACES: Final = ("fleet", "owner")
 _OUTPUTS: Final = ("address", "internal_address", "processes", "stopped")
 
 
-def local_cell(spec: CellSpec) -> LocalCellSpec:
-    """What a spec means on one machine. `SpecError` where one machine cannot do it."""
-    if spec.region != "local":
-        raise SpecError("region", f"{spec.region!r} is not to be had on this machine; leave it at local")
-    if spec.images:
-        raise SpecError("images", "a local cell runs this checkout and takes no images")
-    return LocalCellSpec(
-        spec.name,
-        shards=spec.shards,
-        region=spec.region,
-        tier=spec.tier,
-        capacity=spec.tenants_max,
-        cpus=spec.sized.local_cpus,
-        version=spec.version,
-        connections=spec.pool_size,
-    )
-
-
 class CellProvider(ResourceProvider):
     """``fleet`` is the folder of a fleet that is up, ``owner`` the stack, ``spec`` a `CellSpec` as a mapping."""
 
@@ -56,7 +38,7 @@ class CellProvider(ResourceProvider):
         """Refuse before anything is created."""
         try:
             spec = CellSpec.parse(news["spec"])
-            Stamps(_attached(news["fleet"]), news["owner"]).known(local_cell(spec))
+            Stamps(_attached(news["fleet"]), news["owner"]).known(LocalCellSpec.of(spec))
         except SpecError as e:
             return CheckResult(news, [CheckFailure(f"spec.{e.field}", str(e))])
         except LocalFleetError as e:
@@ -121,7 +103,7 @@ def _spec(props: dict[str, Any]) -> CellSpec:
 
 
 def _ensured(props: dict[str, Any]) -> dict[str, Any]:
-    cell = local_cell(_spec(props))
+    cell = LocalCellSpec.of(_spec(props))
     Job("ensure", props["fleet"], props["owner"], cell).run()
     return {**_inputs(props), **_outputs(_attached(props["fleet"]), cell), "stopped": []}
 

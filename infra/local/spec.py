@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Final, Literal
 
 from contracts import ids
+from infra.spec import CellSpec, SpecError
 
 FLEET_DIR: Final = "CELLWALL_FLEET_DIR"
 CHECKOUT: Final = Path(__file__).resolve().parents[2]
@@ -39,6 +40,24 @@ class LocalCellSpec:
         ids.cell_name(self.name)
         if self.shards < 1:
             raise ValueError(f"{self.name} needs at least one shard")
+
+    @classmethod
+    def of(cls, spec: CellSpec) -> "LocalCellSpec":
+        """What a spec means on one machine. `SpecError` where one machine cannot do it."""
+        if spec.region != "local":
+            raise SpecError("region", f"{spec.region!r} is not to be had on this machine; leave it at local")
+        if spec.images:
+            raise SpecError("images", "a local cell runs this checkout and takes no images")
+        return cls(
+            spec.name,
+            shards=spec.shards,
+            region=spec.region,
+            tier=spec.tier,
+            capacity=spec.tenants_max,
+            cpus=spec.sized.local_cpus,
+            version=spec.version,
+            connections=spec.pool_size,
+        )
 
     @property
     def shard_names(self) -> tuple[str, ...]:

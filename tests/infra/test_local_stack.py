@@ -149,6 +149,7 @@ async def test_a_bad_spec_is_refused_in_the_preview(
     fleet: Fleet, stacks: Callable[[str], Stack], cell: str, settings: dict[str, str], words: str
 ) -> None:
     stack = stacks(cell)
+    fleet.attach()
     stack.configure(**settings)
     before = dict(fleet.state.processes)
     (await asyncio.to_thread(stack.run, "preview")).refused(words)
