@@ -182,9 +182,7 @@ class Demo:
             async with asyncio.TaskGroup() as group:
                 driving = group.create_task(driver.run(intents))
                 joining = group.create_task(self.join())
-                happening = group.create_task(
-                    incidents.run(when, cast.accounts[0].tenant, victim, lambda: asyncio.wait([joining]))
-                )
+                happening = group.create_task(incidents.run(when, cast.accounts[0].tenant, victim))
                 while not (driving.done() and happening.done()):
                     await asyncio.wait([driving, happening], timeout=DETAIL_EVERY_S)
                     self._teller.detail(self._progress(driver, record))

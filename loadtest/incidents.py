@@ -3,7 +3,7 @@
 import asyncio
 import os
 import signal
-from collections.abc import Awaitable, Callable
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
@@ -63,24 +63,18 @@ class Incidents:
         self._now = now
         self._say = say
 
-    async def run(
-        self, when: Timetable, tenant: str, victim: "Victim", settled: Callable[[], Awaitable[object]]
-    ) -> Happened:
-        """All of them; returns when the move has ended and the control plane is back. ``victim`` loses a worker.
-
-        The control plane goes away only when ``settled`` has returned.
-        """
+    async def run(self, when: Timetable, tenant: str, victim: "Victim") -> Happened:
+        """All of them; returns when the move has ended and the control plane is back. ``victim`` loses a worker."""
         await self._at(when.move)
         async with asyncio.TaskGroup() as group:
             moving = group.create_task(self._move(tenant))
             await self._at(when.kill)
             kill = self._kill_worker(victim)
             await self._at(when.control_plane_off)
-            await settled()
             away_from = self._now()
             self._say("stopping the control plane: the data plane must not notice")
             await self._machine.stop(CONTROL_PLANE)
-            await self._at(away_from + when.control_plane_on - when.control_plane_off)
+            await self._at(when.control_plane_on)
             self._say("starting the control plane again")
             await self._machine.revive(CONTROL_PLANE)
             away_until = self._now()

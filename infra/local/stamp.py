@@ -76,7 +76,10 @@ class Stamps:
             await fleet.start_cell(cell)
             if ran:
                 await self._restart(cell, ran)
-            await fleet.wait_registered((cell.name,))
+        await fleet.wait_registered((cell.name,))  # not under the lock: somebody may have to start the control plane
+        async with fleet.locked():
+            fleet.reload()
+            self._check_owner(cell.name)  # nobody has removed it meanwhile
             fleet.state.stamps[cell.name] = Stamp(self._owner, complete=True)
             fleet.runner.save()
         return fleet.cells[cell.name]
