@@ -57,6 +57,7 @@ def router() -> None:
             cells,
             _text(control, "host"),
             _text(control, "group_id"),
+            _keep(),
         )
     )
 

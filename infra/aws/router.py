@@ -68,6 +68,7 @@ class RouterArgs:
     cells: Sequence[CellLink]
     control_plane_host: pulumi.Input[str]
     control_plane_group: pulumi.Input[str]
+    keep: bool = True
 
     def __post_init__(self) -> None:
         names = [link.name for link in self.cells]
@@ -87,7 +88,7 @@ class Router(Component):
         super().__init__("Router", name, opts)
         self._name, self._args = name, args
         self._tags = args.fleet.tags("router")
-        self._key = Key(name, KeyArgs(args.fleet, self._tags), self.inside)
+        self._key = Key(name, KeyArgs(args.fleet, self._tags, keep=args.keep), self.inside)
         self._walls()
         for link in args.cells:
             self._reach(link)
@@ -357,7 +358,9 @@ class Router(Component):
             tags=self._tags.named(name),
             opts=self.inside,
         )
-        key = Key(name, KeyArgs(fleet, self._tags, region=PROBE_REGION, label="probe"), self.inside)
+        key = Key(
+            name, KeyArgs(fleet, self._tags, region=PROBE_REGION, label="probe", keep=self._args.keep), self.inside
+        )
         topic = sns.Topic(
             name, region=PROBE_REGION, kms_master_key_id=key.arn, tags=self._tags.named(name), opts=self.inside
         )

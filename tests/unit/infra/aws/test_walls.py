@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 
 from infra.policy.rules import TAGGED
+from tests.infra.double.typed import faults
 from tests.unit.infra.aws.world import FLEET, Asked, Recorded, World, documents
 
 CELLS = ["cellwall-cell/cell-1", "cellwall-cell/cell-2"]
@@ -248,3 +249,24 @@ def test_the_cache_takes_a_password_and_stays_within_its_size(world: World, stac
     assert cache.inputs["cacheUsageLimits"]["dataStorage"] == {"maximum": 1, "unit": "GB"}
     shared = next(v for v in cell.of("secretsmanager/secretVersion:SecretVersion") if v.name == f"{cell.stack}-shared")
     assert json.loads(shared.inputs["secretString"])["REDIS_URL"].startswith("rediss://cellwall:")
+
+
+@each_stack
+def test_every_input_is_one_that_the_sdk_knows(world: World, stack: str) -> None:
+    found = [
+        f"{asked.name}: {fault}"
+        for asked in world.stacks[stack].custom
+        if asked.type.startswith("aws:")
+        for fault in faults(asked.type, asked.inputs)
+    ]
+    assert found == []
+
+
+def test_an_argument_that_the_sdk_does_not_know_is_refused_by_the_double() -> None:
+    assert list(faults("aws:ec2/vpc:Vpc", {"cidrBlok": "10.0.0.0/16"})) == ["cidrBlok: no property of VpcArgs"]
+    assert next(faults("aws:ec2/vpc:Vpc", {"cidrBlock": "10.0.0.0/33"})).startswith("cidrBlock:")
+    assert list(faults("aws:ec2/vpc:Vpc", {"enableDnsSupport": "yes"})) == ["enableDnsSupport: 'yes' is no bool"]
+    assert list(faults("aws:rds/clusterParameterGroup:ClusterParameterGroup", {"family": "f", "parameters": [{}]})) == [
+        "parameters[0].name: missing",
+        "parameters[0].value: missing",
+    ]
