@@ -48,6 +48,8 @@ class LocalCellSpec:
             raise SpecError("region", f"{spec.region!r} is not to be had on this machine; leave it at local")
         if spec.images:
             raise SpecError("images", "a local cell runs this checkout and takes no images")
+        if spec.schema is not None:
+            raise SpecError("schema", "a local cell has the schema of this checkout; leave it out")
         return cls(
             spec.name,
             shards=spec.shards,

@@ -12,6 +12,15 @@ from infra.pulumi_cli.cli import Cli
 from infra.pulumi_cli.install import ensure
 
 
+TIMEOUT_S = 1800  # the first test may have to wait for the CLI to be compiled
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    for item in items:
+        if item.path.is_relative_to(Path(__file__).parent) and item.get_closest_marker("timeout") is None:
+            item.add_marker(pytest.mark.timeout(TIMEOUT_S))
+
+
 @pytest.fixture(scope="session")
 def cli(request: pytest.FixtureRequest) -> Cli:
     """Installed where there is none yet, which may take minutes once: tests are not skipped for it."""
