@@ -11,7 +11,6 @@ import pytest
 from infra.pulumi_cli.cli import Cli
 from infra.pulumi_cli.install import ensure
 
-
 TIMEOUT_S = 1800  # the first test may have to wait for the CLI to be compiled
 
 
