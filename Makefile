@@ -6,7 +6,7 @@ UV := build/uv/bin/uv
 PY := .venv/bin/python
 RUN := $(UV) run --frozen --no-sync
 
-.PHONY: help setup demo up down status test test-unit check format bench-router tools clean
+.PHONY: help setup demo up down status pulumi test test-unit check format bench-router tools clean
 
 help: ## list the targets
 	@awk 'BEGIN {FS = ":.*## "} /^[a-z-]+:.*## / {printf "  \033[1m%-14s\033[0m %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -37,6 +37,9 @@ down: setup ## stop the fleet of `make up` and remove its data, also after a cra
 
 status: setup ## show the fleet of `make up`: processes, ports, ready-made commands
 	@$(PY) -m infra.local status $(ARGS)
+
+pulumi: setup ## find the Pulumi CLI, or install it into a cache folder (compiled where it cannot be downloaded)
+	@$(PY) -m infra.pulumi_cli install
 
 test: setup ## run all tests on real PostgreSQL, Redis and processes
 	@$(PY) -m pytest $(ARGS)

@@ -158,7 +158,7 @@ async def _agent(configured: ApiSettings, databases: Databases, health: Health, 
         capacity=configured.capacity,
         shards=databases.shards.names,
         schema=migrate.head(migrate.SHARD),
-        version=package_version(),
+        version=configured.version or package_version(),
     )
     headers = {"authorization": f"Bearer {configured.agent_token.get_secret_value()}"}
     url = configured.control_plane_url

@@ -85,6 +85,7 @@ class ApiSettings(CellSettings):
     region: str = "local"
     tier: Tier = "shared"
     capacity: Annotated[int, Field(ge=0)] = 1000
+    version: str | None = None  # the release that it was deployed as; without it the package's own version
     control_plane_url: str | None = None  # without it the cell reports to nobody
     agent_token: Token | None = None
     advertise: Address | None = None

@@ -67,10 +67,11 @@ class Walls:
             with contextlib.suppress(ProcessLookupError):
                 (self.base / cell / "cgroup.procs").write_text(str(process.pid))
 
-    def remove(self) -> None:
-        """Remove the groups. Their processes must have ended."""
+    def remove(self, cell: str | None = None) -> None:
+        """Remove the groups, or that of one cell. Their processes must have ended."""
         if self.base is None or not self.base.exists():
             return
-        for group in (*(found for found in self.base.iterdir() if found.is_dir()), self.base):
+        every = (*(found for found in self.base.iterdir() if found.is_dir()), self.base)
+        for group in every if cell is None else (self.base / cell,):
             with contextlib.suppress(OSError):
                 group.rmdir()

@@ -15,3 +15,11 @@ class StartFailedError(LocalFleetError):
 
 class PortTakenError(StartFailedError):
     """A process could not listen because somebody else took its port meanwhile."""
+
+
+class NameTakenError(LocalFleetError):
+    """The fleet has a cell of that name, and somebody else made it."""
+
+
+class HoldsTenantsError(LocalFleetError):
+    """Tenants live in the cell; the message says how to move them out."""

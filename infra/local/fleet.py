@@ -4,7 +4,7 @@ import asyncio
 import contextlib
 import re
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterable
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from signal import SIGKILL, Signals
@@ -90,7 +90,7 @@ class Fleet:
         When a first start fails or is cancelled, everything that it started is stopped and removed; of one that
         failed the logs stay. A fleet that was up before is left as it is: only what was being started is stopped.
         """
-        async with self._locked():
+        async with self.locked():
             for attempt in range(1, START_TRIES + 1):
                 self._load_or_make()
                 first = not self.state.complete
@@ -112,7 +112,7 @@ class Fleet:
         """
         if not self.folder.lock.exists():
             return
-        async with self._locked():
+        async with self.locked():
             self._runner = None
             try:
                 if (state := self.folder.load()) is not None:
@@ -125,8 +125,15 @@ class Fleet:
         """Take over the fleet of the folder, whatever of it runs; `LocalFleetError` where there is none."""
         state = self.folder.load()
         if state is None:
-            raise LocalFleetError(f"there is no fleet in {self.folder.path}")
+            raise LocalFleetError(f"there is no fleet in {self.folder.path}; start one first (make up)")
         self._adopt(state)
+
+    def reload(self) -> None:
+        """Read what other programs have done to this fleet since; call it under `locked`."""
+        state = self.folder.load()
+        if state is None:
+            raise LocalFleetError(f"there is no fleet in {self.folder.path}; start one first (make up)")
+        self.runner.state = state
 
     # One process, or one cell.
 
@@ -146,22 +153,17 @@ class Fleet:
 
     async def revive(self, name: str) -> None:
         """Start a process that was stopped or killed, or whatever does not run of a cell; ready when this returns."""
-        async with self._locked():
+        async with self.locked():
+            self.reload()
             servers, services = self._split(self.expand(name))
             await together(*map(self.runner.ensure_server, servers))
             await together(*map(self.runner.ensure_service, services))
 
-    async def add_cell(self, cell: LocalCellSpec | str) -> CellHandle:
-        """Stamp out one more cell in the running fleet; ready and registered when this returns."""
-        spec = LocalCellSpec(cell) if isinstance(cell, str) else cell
-        async with self._locked():
-            if any(known.name == spec.name for known in self.spec.cells):
-                raise LocalFleetError(f"this fleet has a cell {spec.name} already")
-            self.state.spec = self._wanted = replace(self.spec, cells=(*self.spec.cells, spec))
-            self._add_ports()
-            await self._cell(spec)
-            await self._registered()
-        return self.cells[spec.name]
+    def set_cells(self, cells: tuple[LocalCellSpec, ...]) -> None:
+        """Change what the fleet consists of, before anything is started or after it was stopped; hold `locked`."""
+        self.state.spec = replace(self.spec, cells=cells)
+        self._wanted = self.state.spec
+        self.add_ports()
 
     def expand(self, name: str) -> tuple[str, ...]:
         """A cell's name stands for all of its processes; any other name for itself."""
@@ -255,7 +257,8 @@ class Fleet:
 
     # How it starts and stops.
 
-    def _locked(self) -> contextlib.AbstractAsyncContextManager[None]:
+    def locked(self) -> contextlib.AbstractAsyncContextManager[None]:
+        """Hold the folder against other programs."""
         return self.folder.locked(lambda: self._say("another command works on this fleet; waiting for it"))
 
     def _adopt(self, state: State) -> None:
@@ -264,6 +267,10 @@ class Fleet:
 
     def _load_or_make(self) -> None:
         state = self.folder.load()
+        if state is not None:  # the cells that were added since are a part of it
+            own = tuple(cell for cell in self._wanted.cells if cell.name not in state.stamps)
+            added = tuple(cell for cell in state.spec.cells if cell.name in state.stamps)
+            self._wanted = replace(self._wanted, cells=(*own, *added))
         if state is not None and state.spec != self._wanted and state.complete:
             raise LocalFleetError(
                 f"a fleet of another shape is in {self.folder.path}: `up` without options starts what of it died,"
@@ -274,9 +281,9 @@ class Fleet:
         self._adopt(state or State.fresh(self._wanted))
         if not any(map(self.runner.is_alive, self.names)):  # nobody uses a port that somebody else took meanwhile
             self.state.ports = {name: port for name, port in self.state.ports.items() if is_free(port)}
-        self._add_ports()
+        self.add_ports()
 
-    def _add_ports(self) -> None:
+    def add_ports(self) -> None:
         """Find a port for every listener that has none yet, and write them down."""
         given = self.spec.given
         missing = [name for name in port_names(self.spec) if name not in self.state.ports and name not in given]
@@ -293,8 +300,8 @@ class Fleet:
             self._say(f"starting what does not run: {', '.join(down)}; logs in {self.folder.logs}")
         else:
             self._say("every process runs; looking whether each is ready")
-        await together(self._control(), *map(self._cell, self.spec.cells))
-        await self._registered()
+        await together(self._control(), *map(self.start_cell, self.spec.cells))
+        await self.wait_registered(cell.name for cell in self.spec.cells)
         self.state.complete = True
         self.runner.save()
         self._say(f"the fleet is up ({time.monotonic() - began:.1f} s)")
@@ -350,7 +357,7 @@ class Fleet:
         return True
 
     async def _router_keys(self) -> None:
-        async with self._operator() as client:
+        async with self.operator() as client:
             for router in self.spec.router_names:
                 if router not in self.state.router_keys:
                     answer = await client.post("/v1/keys", json={"name": router, "role": "router"})
@@ -359,11 +366,13 @@ class Fleet:
                     self.state.router_keys[router] = answer.json()["key"]
                     self.runner.save()
 
-    def _operator(self) -> httpx.AsyncClient:
+    def operator(self) -> httpx.AsyncClient:
+        """A client of the control plane with the operator's key."""
         headers = {"Authorization": f"Bearer {self.state.operator_key}"}
         return httpx.AsyncClient(base_url=self.control_plane.url, headers=headers, trust_env=False)
 
-    async def _cell(self, cell: LocalCellSpec) -> None:
+    async def start_cell(self, cell: LocalCellSpec) -> None:
+        """Start what of the cell does not run, servers first; the schema is brought up to date before the API."""
         began = time.monotonic()
         runner = self.runner
         runner.walls.build(cell.name, cell.cpus)
@@ -380,11 +389,11 @@ class Fleet:
         if await self.runner.ensure_service(name):
             self._say(f"{name}: {self.spec.workers} workers answer on {self.plan.at(name)}")
 
-    async def _registered(self) -> None:
-        """Wait until the control plane knows every cell as healthy: only then can a tenant sign up."""
-        missing = {cell.name for cell in self.spec.cells}
+    async def wait_registered(self, names: Iterable[str]) -> None:
+        """Wait until the control plane knows these cells as healthy: only then can a tenant sign up."""
+        missing = set(names)
         until = time.monotonic() + REGISTERED_S
-        async with self._operator() as client:
+        async with self.operator() as client:
             while missing:
                 with contextlib.suppress(httpx.TransportError):
                     answer = await client.get("/v1/cells")

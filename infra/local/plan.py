@@ -22,7 +22,7 @@ from infra.local.state import Folder, State
 MARK: Final = "CELLWALL_LOCAL_PROCESS"  # in the environment of every process: FOLDER:NAME;
 CONTROL_PLANE_ROLE: Final = "control_plane"
 ROUTER_DRAIN_S: Final = 5  # below the grace that a stopped process has before it is killed
-_OURS: Final = ("CELLWALL_CELL_", "CELLWALL_CP_", "CELLWALL_ROUTER_", "PG")
+_OURS: Final = ("CELLWALL_CELL_", "CELLWALL_CP_", "CELLWALL_ROUTER_", "PG", "PULUMI_")
 
 
 def port_names(spec: FleetSpec) -> Iterator[str]:
@@ -180,6 +180,10 @@ class Plan:
             "AGENT_TOKEN": state.agent_token(cell.name),
             "CONTROL_PLANE_URL": self.url(CONTROL_PLANE),
         }
+        if cell.version is not None:
+            env["VERSION"] = cell.version
+        if cell.connections is not None:
+            env["POOL_SIZE"] = str(cell.connections)
         if command == "migrate":
             shards = {shard: self.superuser_dsn(cell.server(shard)) for shard in cell.shard_names}
             env["OWNER_PASSWORD"] = state.password(f"{cell.name}.owner")

@@ -72,6 +72,7 @@ class Runner:
         if name in self.state.spec.given or self.is_alive(name):
             return False
         server = self.plan.server(name)
+        self.save()  # its password, before a data folder is made with it
         await self._stop_remains(name)
         await finished(asyncio.to_thread(server.prepare))
         for attempt in range(1, CRASH_TRIES + 1):
@@ -99,6 +100,15 @@ class Runner:
             url = self.plan.health(name)
             await self._started(name, self.plan.service(name), lambda: answers(client, url), self.state.ports[name])
         return True
+
+    async def start_beside(self, name: str) -> None:
+        """Start a process of ours beside the one that has its name, which goes on; the name means the new one then.
+
+        `StartFailedError` where it does not become ready: it is stopped, and the name still means it.
+        """
+        async with httpx.AsyncClient(timeout=HEALTH_TIMEOUT_S, trust_env=False) as client:
+            url = self.plan.health(name)
+            await self._started(name, self.plan.service(name), lambda: answers(client, url), self.state.ports[name])
 
     async def once(self, name: str, command: Command) -> None:
         """Run a command to its end; `StartFailedError` with its last line where it fails."""

@@ -358,5 +358,5 @@ def release_shared_memory(data: Path) -> None:
 
 
 def _clean_environment() -> dict[str, str]:
-    """Without the PG* variables of the shell, which would change what a server or initdb does."""
-    return {key: value for key, value in os.environ.items() if not key.startswith("PG")} | {"TZ": "UTC"}
+    """Without the PG* variables of the shell, which would change what a server or initdb does, nor Pulumi's secrets."""
+    return {key: value for key, value in os.environ.items() if not key.startswith(("PG", "PULUMI_"))} | {"TZ": "UTC"}

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Final, Literal
 
 from contracts import ids
+from infra.spec import CellSpec, SpecError
 
 FLEET_DIR: Final = "CELLWALL_FLEET_DIR"
 CHECKOUT: Final = Path(__file__).resolve().parents[2]
@@ -22,7 +23,8 @@ class LocalCellSpec:
     """One cell: ``shards`` PostgreSQL servers, a Redis, an API process and a worker. ``capacity`` is in tenants.
 
     ``cpus`` is the share of processors that its processes may use together; it counts only where the fleet's
-    ``cpu_walls`` are on.
+    ``cpu_walls`` are on. ``version`` is the release that it reports, and ``connections`` what each of its processes
+    opens to each shard; None leaves both to the software.
     """
 
     name: str
@@ -31,11 +33,33 @@ class LocalCellSpec:
     tier: Literal["shared", "dedicated", "canary"] = "shared"
     capacity: int = 1000
     cpus: float = 1.0
+    version: str | None = None
+    connections: int | None = None
 
     def __post_init__(self) -> None:
         ids.cell_name(self.name)
         if self.shards < 1:
             raise ValueError(f"{self.name} needs at least one shard")
+
+    @classmethod
+    def of(cls, spec: CellSpec) -> "LocalCellSpec":
+        """What a spec means on one machine. `SpecError` where one machine cannot do it."""
+        if spec.region != "local":
+            raise SpecError("region", f"{spec.region!r} is not to be had on this machine; leave it at local")
+        if spec.images:
+            raise SpecError("images", "a local cell runs this checkout and takes no images")
+        if spec.schema is not None:
+            raise SpecError("schema", "a local cell has the schema of this checkout; leave it out")
+        return cls(
+            spec.name,
+            shards=spec.shards,
+            region=spec.region,
+            tier=spec.tier,
+            capacity=spec.tenants_max,
+            cpus=spec.sized.local_cpus,
+            version=spec.version,
+            connections=spec.pool_size,
+        )
 
     @property
     def shard_names(self) -> tuple[str, ...]:

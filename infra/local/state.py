@@ -22,6 +22,13 @@ VERSION: Final = 1
 _LOCK_POLL_S: Final = 0.05
 
 
+class Stamp(msgspec.Struct, frozen=True):
+    """A cell that was added to a running fleet: by whom, and whether that has ended well once."""
+
+    owner: str
+    complete: bool = False
+
+
 class State(msgspec.Struct):
     """Everything that `Fleet` writes down before it acts on it."""
 
@@ -34,6 +41,7 @@ class State(msgspec.Struct):
     processes: dict[str, Identity] = {}
     operator_key: str = ""
     router_keys: dict[str, str] = {}
+    stamps: dict[str, Stamp] = {}  # the cells that the fleet did not begin with
     complete: bool = False  # an `up` has ended well once: from then on nothing is removed when a repair fails
     version: int = VERSION
 

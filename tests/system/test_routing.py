@@ -13,7 +13,8 @@ import httpx
 import pytest
 
 from infra.local.fleet import Fleet
-from infra.local.spec import CONTROL_PLANE
+from infra.local.spec import CONTROL_PLANE, LocalCellSpec
+from infra.local.stamp import Stamps
 from tests.system.product import Product, Tenant
 
 PROBLEM = "application/problem+json"
@@ -223,7 +224,8 @@ async def test_routing_goes_on_and_a_router_restarts_while_the_control_plane_is_
 
 async def test_a_new_cell_takes_tenants_without_a_restart_of_anything(fleet: Fleet, product: Product) -> None:
     before = dict(fleet.state.processes)
-    added = await fleet.add_cell(f"cell-{len(fleet.spec.cells) + 1}")
+    new = LocalCellSpec(f"cell-{len(fleet.spec.cells) + 1}")
+    added = await Stamps(fleet, "a test").ensure(new)
     assert {name: fleet.state.processes[name] for name in before} == before
     tenant = await product.tenant_in(added.name)
     for router in range(len(product.routers)):

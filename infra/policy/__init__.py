@@ -1,0 +1,1 @@
+"""The walls between cells as rules for every stack on AWS: `rules` are pure, `pack.py` hands them to Pulumi."""

@@ -1,0 +1,52 @@
+"""A spec that cannot be built is refused before anything is, by the name of the field."""
+
+import pytest
+
+from infra.spec import SIZES, CellSpec, SpecError
+
+
+@pytest.mark.parametrize(
+    ("told", "field", "words"),
+    [
+        ({}, "name", "missing"),
+        ({"name": "Cell_1"}, "name", "lower-case DNS label"),
+        ({"name": "cell-1", "size": "XL"}, "size", "S, M, L"),
+        ({"name": "cell-1", "tier": "gold"}, "tier", "shared, dedicated, canary"),
+        ({"name": "cell-1", "region": "mars"}, "region", "eu-central-1"),
+        ({"name": "cell-1", "shards": 0}, "shards", "between 1 and 16"),
+        ({"name": "cell-1", "shards": "two"}, "shards", "whole number"),
+        ({"name": "cell-1", "shards": 1.5}, "shards", "whole number"),
+        ({"name": "cell-1", "shards": float("inf")}, "shards", "whole number"),
+        ({"name": "cell-1", "version": "a b"}, "version", "1.4.2"),
+        ({"name": "cell-1", "version": 1}, "version", "quotes"),
+        ({"name": "cell-1", "capacity": 0}, "capacity", "between 1 and"),
+        ({"name": "cell-1", "images": {"api": "cell:latest"}}, "images.api", "by digest"),
+        ({"name": "cell-1", "images": {"web": "cell"}}, "images", "api, worker, mover"),
+        ({"name": "cell-1", "images": "cell"}, "images", "must map"),
+        ({"name": "cell-1", "colour": "red"}, "colour", "the fields of a cell are name, region"),
+    ],
+)
+def test_a_wrong_spec_is_not_built(told: dict[str, object], field: str, words: str) -> None:
+    with pytest.raises(SpecError, match=words) as refused:
+        CellSpec.parse(told)
+    assert refused.value.field == field
+    assert str(refused.value).startswith(f"{field}: ")
+
+
+def test_numbers_of_a_stack_s_state_do_not_become_floats_of_a_cell() -> None:
+    spec = CellSpec.parse({"name": "cell-1", "shards": 3.0, "capacity": "70"})
+    assert (spec.shards, spec.capacity) == (3, 70)
+    assert isinstance(spec.shards, int)
+
+
+def test_a_spec_is_not_changed_by_the_way_through_configuration() -> None:
+    image = f"example.com/cell@sha256:{'0' * 64}"
+    spec = CellSpec("cell-1", "eu-central-1", "dedicated", "L", 4, "1.2.0", "0002", {"api": image}, 70, 7)
+    assert CellSpec.parse(spec.mapping()) == spec
+
+
+@pytest.mark.parametrize("size", list(SIZES))
+def test_limits_follow_the_size_unless_they_are_given(size: str) -> None:
+    plain = CellSpec.parse({"name": "cell-1", "size": size})
+    assert (plain.tenants_max, plain.pool_size) == (plain.sized.capacity, plain.sized.connections)
+    assert CellSpec.parse({"name": "cell-1", "size": size, "capacity": 3}).tenants_max == 3
