@@ -1,9 +1,9 @@
 """An AWS account as a folder: one file a resource, shared by all stacks that run against it."""
 
-import hashlib
 import ipaddress
 import json
 import re
+import secrets
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -33,9 +33,7 @@ class Account:
 
     def create(self, urn: str, kind: str, inputs: Mapping[str, Any]) -> tuple[str, dict[str, Any]]:
         self._check(kind, inputs)
-        ident = "dbl-" + hashlib.sha256(urn.encode()).hexdigest()[:12]
-        if self._file(ident).exists():
-            raise RefusedError(f"{urn} is there already")
+        ident = f"dbl-{secrets.token_hex(6)}"
         outputs = {**computed(kind, ident), **inputs}
         self._file(ident).write_text(json.dumps({"urn": urn, "kind": kind, "outputs": outputs}))
         return ident, outputs

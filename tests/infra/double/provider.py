@@ -80,7 +80,6 @@ class Double(provider_pb2_grpc.ResourceProviderServicer):
             changes=answer.DIFF_SOME if changed else answer.DIFF_NONE,
             diffs=changed,
             replaces=replaces,
-            deleteBeforeReplace=bool(replaces),
         )
 
     def Create(self, request: Any, context: Any) -> Any:  # noqa: N802
