@@ -32,7 +32,6 @@ from loadtest.driver import Driver
 from loadtest.evidence import evidence
 from loadtest.incidents import Happened, Incidents, Timetable, Victim
 from loadtest.negative import Bench, Verdict, negative_control
-from loadtest.newcell import add_cell
 from loadtest.operator import ControlPlane, LabError, Product
 from loadtest.outcome import Outcome
 from loadtest.record import Record
@@ -43,7 +42,6 @@ from loadtest.wire import ExchangeError, Pool
 from loadtest.workload import Account
 
 DETAIL_EVERY_S = 0.5
-NEW_CELL = "cell-3"
 CONNECTIONS = 8  # to each router: its workers share them
 
 
@@ -60,25 +58,6 @@ class Options:
     shops: str = "shop"  # what the tenants' slugs begin with
 
 
-@dataclass(frozen=True)
-class Joined:
-    """A cell that was added under traffic, and its first tenant. ``seconds``: to that tenant's first order."""
-
-    how: str
-    seconds: float
-    cast: Cast
-
-    @property
-    def good(self) -> bool:
-        """Whether the new cell served the new tenant."""
-        return {order.cell for order in self.cast.first_orders} == {NEW_CELL}
-
-    def words(self) -> str:
-        """For people."""
-        served = "and serves a new tenant" if self.good else "but did not get the new tenant"
-        return f"{NEW_CELL} was added under traffic ({self.how}) {served}, {self.seconds:.1f} s after it was asked for"
-
-
 class Demo:
     """One run on a fleet that is up."""
 
@@ -91,29 +70,22 @@ class Demo:
         self._control_plane = ControlPlane(fleet.control_plane.url, fleet.control_plane.operator_key)
         stack.push_async_callback(self._control_plane.aclose)
         self._shards = {cell.name: cell.shards for cell in fleet.cells.values()}
-        self._routers = [Product(url) for url in fleet.router_urls]
-        for router in self._routers:
-            stack.push_async_callback(router.aclose)
 
     async def run(self) -> Outcome:
         """Everything, in order."""
         cast, scratch = await self.sign_up()
         verdict = await self.negative_control(scratch)
-        record, happened, joined = await self.traffic(cast)
+        record, happened = await self.traffic(cast)
         with self._teller.step("reading the books: every shard of every cell, past the product"):
-            written = [*cast.first_orders, *joined.cast.first_orders, *record.acknowledged]
+            written = [*cast.first_orders, *record.acknowledged]
             homes = await self._control_plane.homes()
-            everybody = (*cast.accounts, *joined.cast.accounts)
-            mine = {account.tenant: homes[account.tenant] for account in everybody if account.tenant in homes}
+            mine = {account.tenant: homes[account.tenant] for account in cast.accounts if account.tenant in homes}
             audit = books.audit(written, record.unacknowledged, await ledger.read(self._shards), mine)
         for line in audit.words():
             self._teller.verdict(audit.balanced, line)
         busiest = cast.accounts[0]
         outcome = Outcome(self._options.seconds, record, audit, verdict, happened, busiest.tenant, busiest.slug)
-        self._teller.verdict(joined.good, joined.words())
         self._tell(outcome, busiest)
-        if not joined.good:
-            raise LabError(joined.words())
         return outcome
 
     def _tell(self, outcome: Outcome, account: Account) -> None:
@@ -126,11 +98,14 @@ class Demo:
     async def sign_up(self) -> tuple[Cast, Cast]:
         """The tenants, and a scratch one for the negative control."""
         count = self._options.tenants
+        routers = [Product(url) for url in self._fleet.router_urls]
+        for router in routers:
+            self._stack.push_async_callback(router.aclose)
         door = self._fleet.spec.front_door_host
         shops = self._options.shops
         slugs = [f"{shops}-{n:02}" for n in range(1, count + 1)]
         with self._teller.step(f"signing up {count} tenants and a scratch one at the front door, {door}"):
-            everybody = await sign_up(self._routers, door, [*slugs, f"{shops}-scratch"], self._run)
+            everybody = await sign_up(routers, door, [*slugs, f"{shops}-scratch"], self._run)
         cast = Cast(everybody.accounts[:count], everybody.first_orders[:count])
         return cast, Cast(everybody.accounts[count:], everybody.first_orders[count:])
 
@@ -151,19 +126,8 @@ class Demo:
             raise LabError("books that miss a broken fence prove nothing")
         return verdict
 
-    async def join(self) -> Joined:
-        """One more cell, and the first tenant in it, by the front door: it is the emptiest."""
-        began = self._teller.seconds
-        how = await add_cell(self._fleet, NEW_CELL, self._teller.say)
-        self._shards = {cell.name: cell.shards for cell in self._fleet.cells.values()}
-        door = self._fleet.spec.front_door_host
-        cast = await sign_up(self._routers, door, [f"{self._options.shops}-new"], self._run)
-        joined = Joined(how, self._teller.seconds - began, cast)
-        self._teller.say(joined.words())
-        return joined
-
-    async def traffic(self, cast: Cast) -> tuple[Record, Happened, Joined]:
-        """The measured traffic, and the incidents and a new cell beside it."""
+    async def traffic(self, cast: Cast) -> tuple[Record, Happened]:
+        """The measured traffic, and the incidents beside it."""
         options, record = self._options, Record()
         names = self._fleet.spec.router_names
         ports = [split_address(url.removeprefix("http://")) for url in self._fleet.router_urls]
@@ -180,12 +144,11 @@ class Demo:
         with self._teller.step(title):
             async with asyncio.TaskGroup() as group:
                 driving = group.create_task(driver.run(intents))
-                joining = group.create_task(self.join())
                 happening = group.create_task(incidents.run(when, cast.accounts[0].tenant, victim))
                 while not (driving.done() and happening.done()):
                     await asyncio.wait([driving, happening], timeout=DETAIL_EVERY_S)
                     self._teller.detail(self._progress(driver, record))
-        return record, happening.result(), joining.result()
+        return record, happening.result()
 
     def _progress(self, driver: Driver, record: Record) -> str:
         at = min(driver.seconds_in(), self._options.seconds)

@@ -1,1 +1,1 @@
-"""The walls between cells as rules for every stack on AWS: `rules` are pure, `pack.py` hands them to Pulumi."""
+"""The walls between cells as rules for every stack on AWS: `rules` decides, `pack.py` hands it to Pulumi."""
