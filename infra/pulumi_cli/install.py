@@ -43,7 +43,8 @@ def ensure(environ: Mapping[str, str], say: Say) -> Cli:
     with _locked(cache_folder(environ), say):
         if (found := find(environ)) is not None:  # by the one that we waited for
             return found
-        part = cached(environ).parent.with_suffix(".part")
+        home = cached(environ).parent
+        part = home.with_name(f"{home.name}.part")
         shutil.rmtree(part, ignore_errors=True)
         (part / "bin").mkdir(parents=True)
         script = _installer()
@@ -87,7 +88,7 @@ def _compile(target: Path, environ: Mapping[str, str], say: Say) -> None:
             f"Pulumi {VERSION} or newer (https://www.pulumi.com/docs/install) and put it on PATH"
         )
     say(f"the official installer is not reachable: compiling Pulumi {VERSION} with Go")
-    say(f"about 5 minutes on two free processors, once; kept in {target.parent.with_suffix('')}")
+    say(f"about 5 minutes on two free processors, once; kept in {target.parent.parent}")
     builder = _Builder(go, environ, say)
     builder.build(_HERE / "python_host", _HOST, target)
     builder.build(_HERE / "engine", _ENGINE, target)
