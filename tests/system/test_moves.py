@@ -36,11 +36,13 @@ class Hooked:
     async def start(self, hook: str) -> None:
         os.environ[VARIABLE] = hook
         self.fleet.state.spec = replace(self.plain, modules={"control_plane": "tests.system.paused_control_plane"})
+        self.fleet.runner.save()  # whatever is started anew is started from the written state
         await self._again()
 
     async def plainly(self) -> None:
         os.environ.pop(VARIABLE, None)
         self.fleet.state.spec = self.plain
+        self.fleet.runner.save()
         await self._again()
 
     async def _again(self) -> None:
