@@ -45,7 +45,14 @@ class Product:
     async def sign_up(self, router: str | None = None, **more: str) -> Tenant:
         """A new tenant by the front door."""
         slug = f"shop-{next(_numbers)}-{secrets.token_hex(3)}"
-        body = {"slug": slug, "name": "A shop", "email": f"ada@{slug}.test", "password": "correct-horse", **more}
+        body = {
+            "slug": slug,
+            "name": "A shop",
+            "email": f"ada@{slug}.test",
+            "password": "correct-horse",
+            "plan": "business",
+            **more,
+        }
         host = {"Host": self.fleet.spec.front_door_host}
         answer = await self.client.post(f"{router or self.routers[0]}/v1/signup", json=body, headers=host)
         assert answer.status_code == 201, answer.text
@@ -55,7 +62,14 @@ class Product:
     async def tenant_in(self, cell: str) -> Tenant:
         """A new tenant in that cell, by an operator."""
         slug = f"shop-{next(_numbers)}-{secrets.token_hex(3)}"
-        body = {"slug": slug, "name": "A shop", "email": f"ada@{slug}.test", "password": "correct-horse", "cell": cell}
+        body = {
+            "slug": slug,
+            "name": "A shop",
+            "email": f"ada@{slug}.test",
+            "password": "correct-horse",
+            "plan": "business",
+            "cell": cell,
+        }
         made = (await self.operate("POST", "/v1/tenants", json=body)).json()
         return Tenant(made["tenant"], slug, made["host"], made["api_key"])
 
