@@ -196,6 +196,7 @@ class Plan:
         arguments += ["--workers", str(state.spec.workers), "--control-plane", self.url(CONTROL_PLANE)]
         arguments += ["--drain-s", str(ROUTER_DRAIN_S), "--state-dir", str(self.folder.data / name)]
         arguments += ["--front-door", f"{state.spec.front_door_host}={self.at(f'{CONTROL_PLANE}.front-door')}"]
+        arguments += state.spec.router_options
         return self.python(
             name,
             "router",

@@ -14,6 +14,9 @@ from infra.local.spec import FleetSpec
 from tests.system.leftovers import Snapshot
 from tests.system.product import Product
 
+# Nobody is refused because this machine was slow to start a process while a tenant was held.
+PATIENT = FleetSpec(router_options=("--hold-s", "60", "--request-s", "80"))
+
 
 @pytest.fixture(scope="session")
 def system_folder() -> Iterator[Path]:
@@ -28,7 +31,7 @@ def system_folder() -> Iterator[Path]:
 async def fleet(system_folder: Path) -> AsyncIterator[Fleet]:
     """The fleet: two routers of two workers, two cells of two shards. A test puts back whatever it broke."""
     lines: list[str] = []
-    async with Fleet.start(FleetSpec(), system_folder / "fleet", lines.append) as running:
+    async with Fleet.start(PATIENT, system_folder / "fleet", lines.append) as running:
         lines.clear()
         snapshot = Snapshot.of(running)
         yield running

@@ -12,6 +12,7 @@ import httpx
 from infra.local.fleet import Fleet
 
 _numbers = itertools.count(1)
+PATIENCE_S = 90  # longer than the routers of these tests try: what a client gets is always an answer
 
 
 @dataclass(frozen=True)
@@ -39,7 +40,7 @@ class Product:
     @classmethod
     @contextlib.asynccontextmanager
     async def at(cls, fleet: Fleet) -> AsyncIterator[Self]:
-        async with httpx.AsyncClient(trust_env=False, timeout=10) as client:
+        async with httpx.AsyncClient(trust_env=False, timeout=PATIENCE_S) as client:
             yield cls(fleet, client)
 
     async def sign_up(self, router: str | None = None, **more: str) -> Tenant:

@@ -8,7 +8,7 @@ from typing import TypeVar
 T = TypeVar("T")
 
 
-async def until(condition: Callable[[], Awaitable[T | None]], what: str, *, timeout_s: float = 30.0) -> T:
+async def until(condition: Callable[[], Awaitable[T | None]], what: str, *, timeout_s: float = 60.0) -> T:
     """The condition's first true value; an `AssertionError` that names ``what`` after ``timeout_s``."""
     end = time.monotonic() + timeout_s
     while True:
