@@ -1,6 +1,7 @@
-"""``python -m control_plane migrate | serve | create-key | new-log``. A bad setting is one line and exit status 2.
+"""``python -m control_plane migrate | serve | mover | create-key | new-log``.
 
-Each command imports its own part: migrating and making keys should not wait for the web server.
+A bad setting is one line and exit status 2. Each command imports its own part: migrating and making keys should not
+wait for the web server.
 """
 
 import asyncio
@@ -17,6 +18,7 @@ from control_plane.settings import (
     DatabaseSettings,
     FleetSettings,
     LogSettings,
+    MoverSettings,
     Settings,
     SettingsError,
     load,
@@ -52,7 +54,7 @@ def migrate() -> None:
 
 @main.command()
 def serve() -> None:
-    """Run the control plane until SIGTERM or SIGINT."""
+    """Run the control plane until SIGTERM or SIGINT. With CELLWALL_CP_MOVER=false it leaves moves to `mover`."""
 
     from control_plane import app, schema
 
@@ -60,6 +62,20 @@ def serve() -> None:
         settings = load(Settings)
         await schema.require_newest(settings)
         await app.serve(settings)
+
+    _run(work())
+
+
+@main.command()
+def mover() -> None:
+    """Run what moves tenants, and nothing else, until SIGTERM or SIGINT. Of several processes one leads."""
+
+    from control_plane import app, schema
+
+    async def work() -> None:
+        settings = load(MoverSettings)
+        await schema.require_newest(settings)
+        await app.move(settings)
 
     _run(work())
 

@@ -9,7 +9,7 @@ import contextlib
 import random
 import signal
 import socket
-from collections.abc import Awaitable, Callable, Generator
+from collections.abc import AsyncIterator, Awaitable, Callable, Generator, Iterator
 from dataclasses import dataclass
 from typing import Final
 
@@ -38,7 +38,7 @@ from control_plane.move_service import Moves
 from control_plane.mover import Boundary, Mover, unobserved
 from control_plane.reconciler import Reconciler
 from control_plane.routes import RouteLog, forget_superseded
-from control_plane.settings import Settings, SettingsError
+from control_plane.settings import MoverSettings, PlaneSettings, Settings, SettingsError
 from control_plane.signals import Signals
 from control_plane.tenants import Tenancy
 from control_plane.web import EXCEPTION_HANDLERS, health_handlers, provide_actor
@@ -122,6 +122,12 @@ def create_app(services: Services, fleet_root: bytes) -> Litestar:
     return _litestar(services, Router("/", route_handlers=handlers, guards=[api_guard(services.engine, fleet_root)]))
 
 
+def create_mover_app(services: Services, fleet_root: bytes) -> Litestar:
+    """What a process that only leads answers: health and, to operators, the figures of its moves."""
+    handlers: list[ControllerRouterHandler] = [metrics_handler(services.metrics), *health_handlers(services.engine)]
+    return _litestar(services, Router("/", route_handlers=handlers, guards=[api_guard(services.engine, fleet_root)]))
+
+
 def create_front_door(services: Services, key: bytes) -> Litestar:
     """The public API behind the router."""
     handlers: list[ControllerRouterHandler] = [frontdoor.router, *health_handlers(services.engine)]
@@ -180,38 +186,69 @@ def bind(address: str) -> socket.socket:
 
 
 async def serve(settings: Settings, *, on_boundary: Boundary = unobserved) -> None:
-    """Run until SIGTERM or SIGINT. `SettingsError` where an address cannot be had."""
-    loop = asyncio.get_running_loop()
-    with contextlib.ExitStack() as unless_served:
-        sockets = [unless_served.enter_context(bind(a)) for a in (settings.listen, settings.front_door_listen)]
-        engine = settings.engine()
-        limits = httpx.Limits(max_connections=200, max_keepalive_connections=50)
-        async with httpx.AsyncClient(limits=limits, trust_env=False) as http:
-            services = compose(
-                engine,
-                http,
-                fleet_root=settings.fleet_key(),
-                base_domain=settings.base_domain,
-                mailer=FileMailer(settings.mail_dir) if settings.mail_dir else NoMail(),
-                clock=loop.time,
-                rng=random.SystemRandom(),
-                on_boundary=on_boundary,
-            )
+    """Run until SIGTERM or SIGINT; lead when it is this process's turn. `SettingsError`: an address cannot be had."""
+    mailer = FileMailer(settings.mail_dir) if settings.mail_dir else NoMail()
+    with _bound(settings.listen, settings.front_door_listen) as sockets:
+        async with _composed(settings, mailer, on_boundary) as services:
             apps = (
                 create_app(services, settings.fleet_key()),
                 create_front_door(services, settings.envelope_key()),
             )
-            background = _background(services, settings.plain_dsn())
-            try:
-                await _listen(apps, sockets, services)
-            finally:
-                for task in background:
-                    task.cancel()
-                await asyncio.gather(*background, return_exceptions=True)
-                await services.tenancy.drain()
-                await services.finder.drain()
+            await _run(apps, sockets, services, settings, may_lead=settings.mover)
+
+
+async def move(settings: MoverSettings, *, on_boundary: Boundary = unobserved) -> None:
+    """The leader's work alone, beside processes of `serve` that may not lead. Ends and fails as `serve` does."""
+    with _bound(settings.mover_listen) as sockets:
+        async with _composed(settings, NoMail(), on_boundary) as services:
+            await _run((create_mover_app(services, settings.fleet_key()),), sockets, services, settings, may_lead=True)
+
+
+@contextlib.contextmanager
+def _bound(*addresses: str) -> Iterator[list[socket.socket]]:
+    """Listening sockets, closed in the end whoever served them."""
+    with contextlib.ExitStack() as opened:
+        yield [opened.enter_context(bind(address)) for address in addresses]
+
+
+@contextlib.asynccontextmanager
+async def _composed(settings: PlaneSettings, mailer: Mailer, on_boundary: Boundary) -> AsyncIterator[Services]:
+    engine = settings.engine()
+    limits = httpx.Limits(max_connections=200, max_keepalive_connections=50)
+    try:
+        async with httpx.AsyncClient(limits=limits, trust_env=False) as http:
+            yield compose(
+                engine,
+                http,
+                fleet_root=settings.fleet_key(),
+                base_domain=settings.base_domain,
+                mailer=mailer,
+                clock=asyncio.get_running_loop().time,
+                rng=random.SystemRandom(),
+                on_boundary=on_boundary,
+            )
+    finally:
         await engine.dispose()
     log.info("control_plane_stopped")
+
+
+async def _run(
+    apps: tuple[Litestar, ...],
+    sockets: list[socket.socket],
+    services: Services,
+    settings: PlaneSettings,
+    *,
+    may_lead: bool,
+) -> None:
+    background = _background(services, settings.plain_dsn(), may_lead)
+    try:
+        await _listen(apps, sockets, services)
+    finally:
+        for task in background:
+            task.cancel()
+        await asyncio.gather(*background, return_exceptions=True)
+        await services.tenancy.drain()
+        await services.finder.drain()
 
 
 async def _listen(apps: tuple[Litestar, ...], sockets: list[socket.socket], services: Services) -> None:
@@ -248,18 +285,18 @@ def _uvicorn(app: Litestar) -> uvicorn.Config:
     )
 
 
-def _background(services: Services, dsn: str) -> list[asyncio.Task[None]]:
+def _background(services: Services, dsn: str, may_lead: bool) -> list[asyncio.Task[None]]:
     async def lead(term: int) -> None:
         async with asyncio.TaskGroup() as group:
             group.create_task(services.runner.run(term))
             group.create_task(services.reconciler.run(term))
             group.create_task(_forever("housekeeping_failed", lambda: _keep_house(services)))
 
-    leader = Leader(dsn, socket.gethostname())
-    return [
-        asyncio.create_task(_forever("notices_failed", lambda: services.signals.run(dsn))),
-        asyncio.create_task(_forever("leadership_failed", lambda: leader.run(lead))),
-    ]
+    tasks = [asyncio.create_task(_forever("notices_failed", lambda: services.signals.run(dsn)))]
+    if may_lead:
+        leader = Leader(dsn, socket.gethostname())
+        tasks.append(asyncio.create_task(_forever("leadership_failed", lambda: leader.run(lead))))
+    return tasks
 
 
 async def _forever(event: str, work: Callable[[], Awaitable[None]]) -> None:

@@ -87,14 +87,26 @@ class FleetSettings(DatabaseSettings):
         return keys.parse_root(self.fleet_root.get_secret_value())
 
 
-class Settings(FleetSettings):
-    """What ``serve`` needs."""
+class PlaneSettings(FleetSettings):
+    """What whoever may lead needs as well."""
+
+    base_domain: Annotated[str, AfterValidator(ids.host)]
+
+
+class MoverSettings(PlaneSettings):
+    """What ``mover`` needs."""
+
+    mover_listen: Address = "127.0.0.1:8702"
+
+
+class Settings(PlaneSettings):
+    """What ``serve`` needs. Without ``mover`` it never leads: processes of the command ``mover`` do its work."""
 
     listen: Address = "127.0.0.1:8700"
     front_door_listen: Address = "127.0.0.1:8701"
     front_door_key: RootKey
-    base_domain: Annotated[str, AfterValidator(ids.host)]
     mail_dir: Path | None = None
+    mover: bool = True
 
     def envelope_key(self) -> bytes:
         """The key under which routers sign envelopes for the front door."""

@@ -65,9 +65,9 @@ async def serving(database: str) -> AsyncIterator[tuple[Process, httpx.AsyncClie
         await process.communicate()
 
 
-async def _ready(client: httpx.AsyncClient) -> bool:
+async def _ready(client: httpx.AsyncClient, base: str = "") -> bool:
     try:
-        return (await client.get("/health/ready")).status_code == 200
+        return (await client.get(f"{base}/health/ready")).status_code == 200
     except httpx.TransportError:
         return False
 
@@ -93,6 +93,41 @@ async def test_a_stop_answers_waiting_routers_and_ends_without_error(
     stderr = await process.stderr.read() if process.stderr else b""
     assert b"control_plane_stopped" in stderr
     assert b"Traceback" not in stderr
+
+
+async def test_a_control_plane_that_may_not_lead_leaves_the_lead_to_the_mover(database: str) -> None:
+    api, door, mover = free_ports(3)
+    serving = environment(
+        database,
+        CELLWALL_CP_MOVER="false",
+        CELLWALL_CP_LISTEN=f"127.0.0.1:{api}",
+        CELLWALL_CP_FRONT_DOOR_LISTEN=f"127.0.0.1:{door}",
+    )
+    moving = environment(database, CELLWALL_CP_MOVER_LISTEN=f"127.0.0.1:{mover}", CELLWALL_CP_FRONT_DOOR_KEY="")
+    processes: list[Process] = []
+    watch = await asyncpg.connect(database)
+    try:
+        async with httpx.AsyncClient(trust_env=False) as client, asyncio.timeout(START_S):
+            for env, command, port in ((serving, "serve", api), (moving, "mover", mover)):
+                processes.append(await start(env, command))
+                while not await _ready(client, f"http://127.0.0.1:{port}"):
+                    assert processes[-1].returncode is None
+                    await asyncio.sleep(0.05)
+            while not await watch.fetchval("SELECT count(*) FROM leader"):
+                await asyncio.sleep(0.05)
+            assert (await client.get(f"http://127.0.0.1:{mover}/metrics")).status_code == 401
+        # Whoever may lead holds such a connection from its start on, also while another leads.
+        candidates = "SELECT count(*) FROM pg_stat_activity WHERE application_name = 'cellwall-leader'"
+        assert await watch.fetchval(candidates) == 1
+        processes[1].send_signal(signal.SIGTERM)
+        assert await processes[1].wait() == 0
+        assert await watch.fetchval(candidates) == 0
+    finally:
+        await watch.close()
+        for process in processes:
+            if process.returncode is None:
+                process.kill()
+            await process.communicate()
 
 
 async def test_a_port_in_use_is_one_line_and_status_2(
