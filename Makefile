@@ -6,6 +6,13 @@ UV := build/uv/bin/uv
 PY := .venv/bin/python
 RUN := $(UV) run --frozen --no-sync
 
+# A fleet is a dozen Python processes, and compiling what they import costs more than all else that they do to start.
+# Where the shell keeps Python from writing bytecode beside the sources, it is kept in build/.
+ifneq ($(PYTHONDONTWRITEBYTECODE),)
+unexport PYTHONDONTWRITEBYTECODE
+export PYTHONPYCACHEPREFIX ?= $(CURDIR)/build/bytecode
+endif
+
 .PHONY: help setup demo up down status pulumi test test-unit check format bench-router tools clean
 
 help: ## list the targets

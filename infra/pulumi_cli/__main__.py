@@ -8,11 +8,11 @@ from typing import NoReturn
 
 import click
 
-from infra.pulumi_cli.cli import BACKEND, PASSPHRASE, PulumiError, needed
+from infra.pulumi_cli.cli import BACKEND, BYTECODE, PASSPHRASE, PulumiError, needed
 from infra.pulumi_cli.install import ensure
 
 MISUSED = 2
-_CHANGED = ("PATH", "VIRTUAL_ENV", BACKEND, *PASSPHRASE)
+_CHANGED = ("PATH", "VIRTUAL_ENV", BACKEND, *PASSPHRASE, *BYTECODE)
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"]})

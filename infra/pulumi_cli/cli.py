@@ -16,6 +16,7 @@ OLDEST: Final = (3, 259, 0)
 CACHE_DIR: Final = "CELLWALL_CACHE_DIR"
 BACKEND: Final = "PULUMI_BACKEND_URL"
 PASSPHRASE: Final = ("PULUMI_CONFIG_PASSPHRASE", "PULUMI_CONFIG_PASSPHRASE_FILE")
+BYTECODE: Final = ("PYTHONDONTWRITEBYTECODE", "PYTHONPYCACHEPREFIX")
 BUILT: Final = "built-from-modules"  # the name of a file beside a CLI that was compiled here
 _PROGRAMS: Final = ("pulumi", "pulumi-language-python", "pulumi-resource-pulumi-python")
 _ANSWER_S: Final = 20.0
@@ -56,6 +57,9 @@ class Cli:
         }
         if self.built:
             found["PULUMI_DISABLE_AUTOMATIC_PLUGIN_ACQUISITION"] = "true"
+        unwritten, prefix = BYTECODE
+        if environ.get(unwritten) and not environ.get(prefix):  # else every program compiles all that it imports
+            found |= {unwritten: "", prefix: str(cache_folder(environ) / "bytecode")}
         if backend is not None or not environ.get(BACKEND):
             (state / "stacks").mkdir(parents=True, exist_ok=True)
             found[BACKEND] = backend or f"file://{state / 'stacks'}"

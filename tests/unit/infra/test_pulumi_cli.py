@@ -61,3 +61,16 @@ def test_plugins_are_downloaded_except_where_the_cli_had_to_be_compiled(
     assert "PULUMI_DISABLE_AUTOMATIC_PLUGIN_ACQUISITION" not in cli.environment(environ)
     (tmp_path / "new" / BUILT).touch()
     assert cli.environment(environ)["PULUMI_DISABLE_AUTOMATIC_PLUGIN_ACQUISITION"] == "true"
+
+
+def test_every_program_compiles_what_it_imports_because_the_shell_wants_no_bytecode_beside_the_sources(
+    tmp_path: Path, environ: dict[str, str]
+) -> None:
+    cli = find(environ | {"PATH": f"{install(tmp_path / 'new', VERSION)}{os.pathsep}{environ['PATH']}"})
+    assert cli is not None
+    assert "PYTHONPYCACHEPREFIX" not in cli.environment(environ)
+    found = cli.environment(environ | {"PYTHONDONTWRITEBYTECODE": "1"})
+    assert found["PYTHONDONTWRITEBYTECODE"] == ""
+    assert Path(found["PYTHONPYCACHEPREFIX"]).is_relative_to(tmp_path / "cache")
+    own = environ | {"PYTHONDONTWRITEBYTECODE": "1", "PYTHONPYCACHEPREFIX": "/own"}
+    assert cli.environment(own)["PYTHONPYCACHEPREFIX"] == "/own"
