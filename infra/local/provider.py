@@ -4,6 +4,9 @@ A dynamic provider is pickled by reference, so this module must be installed whe
 changed in the fleet is in `infra.local.stamp`, in a process of its own (`infra.local.work`).
 """
 
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Final
 
@@ -28,7 +31,32 @@ from infra.spec import CellSpec, SpecError
 
 COMPONENT: Final = "cellwall:local:Cell"
 _REPLACES: Final = ("fleet", "owner")
+_WHOLE: Final = ""  # a failure of no property: with one, Pulumi shows the value of that property first
 _OUTPUTS: Final = ("address", "internal_address", "processes", "stopped")
+
+
+class CellError(Exception):
+    """What the operator has to know. Pulumi shows it with its type, here without the module's name."""
+
+
+CellError.__module__ = "builtins"
+
+
+@contextmanager
+def plainly() -> Iterator[None]:
+    """Let a failure that says what to do reach the terminal as that one line.
+
+    Pulumi's provider answers with `traceback.format_exc`, which has no frames where ``sys.tracebacklimit`` is 0. That
+    is set in the provider's process alone, and unset again by a failure that nobody expected.
+    """
+    try:
+        yield
+    except (LocalFleetError, OSError) as e:
+        sys.tracebacklimit = 0
+        raise CellError(str(e)) from None
+    except BaseException:
+        vars(sys).pop("tracebacklimit", None)
+        raise
 
 
 class CellProvider(ResourceProvider):
@@ -39,10 +67,8 @@ class CellProvider(ResourceProvider):
         try:
             spec = CellSpec.parse(news["spec"])
             Stamps(_attached(news["fleet"]), news["owner"]).known(LocalCellSpec.of(spec))
-        except SpecError as e:
-            return CheckResult(news, [CheckFailure(f"spec.{e.field}", str(e))])
-        except LocalFleetError as e:
-            return CheckResult(news, [CheckFailure("spec", str(e))])
+        except (SpecError, LocalFleetError) as e:
+            return CheckResult(news, [CheckFailure(_WHOLE, str(e))])
         return CheckResult({**news, "spec": spec.mapping()}, [])
 
     def diff(self, _id: str, olds: dict[str, Any], news: dict[str, Any]) -> DiffResult:
@@ -55,15 +81,18 @@ class CellProvider(ResourceProvider):
 
     def create(self, props: dict[str, Any]) -> CreateResult:
         """Add the cell; the same call goes on after a failure in the middle."""
-        return CreateResult(_spec(props).name, _ensured(props))
+        with plainly():
+            return CreateResult(_spec(props).name, _ensured(props))
 
     def update(self, _id: str, _olds: dict[str, Any], news: dict[str, Any]) -> UpdateResult:
         """Change or repair it in place."""
-        return UpdateResult(_ensured(news))
+        with plainly():
+            return UpdateResult(_ensured(news))
 
     def read(self, id_: str, props: dict[str, Any]) -> ReadResult:
         """What runs of it now; the resource is gone where the fleet has no such cell."""
-        fleet = _attached(props["fleet"])
+        with plainly():
+            fleet = _attached(props["fleet"])
         seen = Stamps(fleet, props["owner"]).observe(id_)
         if seen is None:
             return ReadResult("", {})
@@ -73,7 +102,8 @@ class CellProvider(ResourceProvider):
     def delete(self, id_: str, props: dict[str, Any]) -> None:
         """Drain and remove it; refused while tenants live in it. Nothing where the whole fleet is gone."""
         if Fleet(FleetSpec(), Path(props["fleet"]), _quiet).folder.file.exists():
-            Job("remove", props["fleet"], props["owner"], LocalCellSpec(id_)).run()
+            with plainly():
+                Job("remove", props["fleet"], props["owner"], LocalCellSpec(id_)).run()
 
 
 class _CellResource(Resource, module="local", name="Cell"):

@@ -1,0 +1,63 @@
+"""What a run needs of this machine, looked at before any stack is touched."""
+
+import subprocess
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Final
+
+from infra.fleet.errors import SurroundingsError
+from infra.fleet.file import FleetFile, Target
+from infra.fleet.plan import LOCAL, StackPlan, configuration_of
+from infra.local.state import Folder
+from infra.pulumi_cli.cli import BACKEND, PASSPHRASE, PulumiError, needed
+
+_PROVIDER: Final = "secretsprovider:"
+
+
+def environment(environ: Mapping[str, str], target: Target) -> dict[str, str]:
+    """What the CLI runs with. `SurroundingsError` without a good CLI, and without a backend for stacks on AWS: their
+    state must not be on one person's machine by accident."""
+    if target == "aws" and not environ.get(BACKEND):
+        raise SurroundingsError(
+            f"{BACKEND} is not set: the state of stacks on AWS has to be where the whole team has it",
+            f"export {BACKEND}=s3://BUCKET (docs/provisioning.md); for a try, file:///FOLDER",
+        )
+    try:
+        return needed(environ).environment(environ)
+    except PulumiError as e:
+        raise SurroundingsError(str(e)) from None
+
+
+def check(plans: Sequence[StackPlan], programs: Path, environ: Mapping[str, str], file: FleetFile | None) -> None:
+    """`SurroundingsError` where the fleet on this machine, or the passphrase of stacks on AWS, is missing."""
+    if file is not None and file.target == "local" and not Folder(file.folder).file.exists():
+        raise SurroundingsError(f"there is no fleet in {file.folder}", "Start one first: make up")
+    if any(name in environ for name in PASSPHRASE):
+        return
+    for plan in plans:
+        config = configuration_of(plan, programs)
+        if plan.project != LOCAL and (not config.exists() or _PROVIDER not in config.read_text()):
+            raise SurroundingsError(
+                f"{PASSPHRASE[0]} is not set, and the secrets of {plan.key} are encrypted with a passphrase",
+                f"export {PASSPHRASE[0]} or {PASSPHRASE[1]}; or use a key of KMS: pulumi stack change-secrets-provider",
+            )
+
+
+def listed(programs: Path, environ: Mapping[str, str]) -> str:
+    """``pulumi stack ls --all --json``; `SurroundingsError` with what the CLI says where it does not answer.
+
+    Asked outside of any program's folder: inside, stacks of its project are listed without their project.
+    """
+    done = subprocess.run(
+        ["pulumi", "stack", "ls", "--all", "--json", "--non-interactive"],
+        cwd=programs, env=dict(environ), capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    if done.returncode != 0:
+        lines = [line for line in done.stderr.splitlines() if line.strip()]
+        raise SurroundingsError(lines[0].removeprefix("error: ") if lines else "the Pulumi CLI lists no stacks")
+    return done.stdout
+
+
+def logs(environ: Mapping[str, str]) -> Path:
+    """Where the engines' output is kept, a file for each stack, until the next run of it."""
+    return Path(environ.get("XDG_STATE_HOME") or Path.home() / ".local" / "state") / "cellwall" / "fleet-logs"

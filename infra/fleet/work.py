@@ -1,0 +1,131 @@
+"""``python -m infra.fleet.work``: one `Job` of stdin's first line, done by Pulumi's Automation API; says how on stdout.
+
+The Automation API mixes gRPC threads with starting processes, so each stack has a process of its own. SIGINT to its
+process group asks the engine to cancel: what is under way ends, the state is written, and the next action goes on. The
+end of stdin means the same: whoever drove this process is gone.
+"""
+
+import os
+import signal
+import sys
+import threading
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, Final, TextIO
+
+import msgspec
+from pulumi import automation
+from pulumi.automation import CommandError, ConcurrentUpdateError, ConfigValue, EngineEvent, LocalWorkspace, Stack
+
+from infra.fleet.reading import Reader, one_line
+from infra.fleet.words import Ended, Job, Said, Step
+
+_LOCKED: Final = "another command works on this stack; if one was killed, `pulumi cancel` in {folder} removes its lock"
+
+
+class Work:
+    """One job. ``say`` gets every step and, last, how it ended."""
+
+    def __init__(self, job: Job, say: Callable[[Said], None]) -> None:
+        self._job, self._say = job, say
+        self._reader = Reader()
+        self._interrupted = threading.Event()
+
+    def interrupt(self) -> None:
+        """The engine was asked to cancel: from now on a failure is an interruption."""
+        self._interrupted.set()
+
+    def run(self, log: TextIO) -> None:
+        """Do it. Never raises what Pulumi says: that is said in `Ended`. All output of the CLI goes to ``log``."""
+        began = time.monotonic()
+
+        def ended(result: Any = None) -> Ended:
+            return self._reader.ended(result, time.monotonic() - began)
+
+        try:
+            stack = self._stack()
+            if stack is None:
+                self._say(ended("absent"))
+                return
+            self._act(stack, log)
+        except (CommandError, automation.errors.InvalidVersionError) as e:
+            log.write(f"{e}\n")
+            if not self._reader.errors:
+                self._reader.errors += [self._reason(e)]
+            self._say(ended("interrupted" if self._interrupted.is_set() else "failed"))
+        else:
+            self._say(ended())
+
+    def _stack(self) -> Stack | None:
+        """The stack, configured; None where there is none and the job needs none."""
+        self._say(Step("starting"))
+        workspace = LocalWorkspace(work_dir=self._job.folder)
+        if self._job.action in ("up", "preview"):
+            stack = Stack.create_or_select(self._job.stack, workspace)
+            if self._job.config:
+                stack.set_all_config({key: ConfigValue(value) for key, value in self._job.config.items()})
+            return stack
+        try:
+            return Stack.select(self._job.stack, workspace)
+        except automation.StackNotFoundError:
+            return None
+
+    def _act(self, stack: Stack, log: TextIO) -> None:
+        def event(happened: EngineEvent) -> None:
+            if (step := self._reader.read(happened)) is not None:
+                self._say(step)
+
+        def output(line: str) -> None:
+            log.write(f"{line}\n")
+
+        match self._job.action:
+            case "up":
+                stack.up(on_event=event, on_output=output, on_error=output)
+            case "preview":
+                stack.preview(on_event=event, on_output=output, on_error=output)
+            case "drift":
+                stack.preview_refresh(on_event=event, on_output=output, on_error=output)
+            case "destroy":
+                stack.destroy(on_event=event, on_output=output, on_error=output, remove=True)
+
+    def _reason(self, error: Exception) -> str:
+        """One line where the engine itself said nothing: the CLI ended before it began."""
+        if isinstance(error, ConcurrentUpdateError):
+            return _LOCKED.format(folder=self._job.folder)
+        lines = [line for line in str(error).splitlines() if line.strip().removeprefix("stderr: ").startswith("error:")]
+        return one_line(lines[0].strip().removeprefix("stderr: ")) if lines else one_line(str(error))
+
+
+def main() -> int:
+    """The job of stdin; exit status 1 where it did not end well."""
+    job = msgspec.json.decode(sys.stdin.readline(), type=Job)
+    lock, fine = threading.Lock(), True
+
+    def say(said: Said) -> None:
+        nonlocal fine
+        if isinstance(said, Ended):
+            fine = said.result in ("changed", "unchanged", "absent")
+        with lock:
+            sys.stdout.write(f"{msgspec.json.encode(said).decode()}\n")
+            sys.stdout.flush()
+
+    work = Work(job, say)
+    signal.signal(signal.SIGINT, lambda _number, _frame: work.interrupt())
+    threading.Thread(target=_follow, args=(work,), daemon=True).start()
+    Path(job.log).parent.mkdir(parents=True, exist_ok=True)
+    with Path(job.log).open("a", buffering=1) as log:
+        work.run(log)
+    return 0 if fine else 1
+
+
+def _follow(work: Work) -> None:
+    """Wait for the end of stdin, and ask the engine to cancel then."""
+    while os.read(sys.stdin.fileno(), 1):
+        pass
+    work.interrupt()
+    os.killpg(os.getpgid(0), signal.SIGINT)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
