@@ -10,7 +10,7 @@ from contracts import ids
 from contracts.fleet import Tier
 
 SizeName = Literal["S", "M", "L"]
-Role = Literal["api", "worker", "mover"]
+Role = Literal["api", "worker"]
 
 SHARDS_MAX: Final = 16
 CAPACITY_MAX: Final = 1_000_000
@@ -43,15 +43,14 @@ class Size:
     worker_memory_mib: int
     worker_tasks: tuple[int, int]
     database_acu: tuple[float, float]  # Aurora capacity units of each shard, least and most
-    cache_gb: int  # the most that the cache may hold
-    cache_ecpu: int  # the most ElastiCache processing units a second
+    cache_node: str  # ElastiCache's name of a node's size
 
 
 SIZES: Final[Mapping[SizeName, Size]] = MappingProxyType(
     {
-        "S": Size(500, 10, 1.0, 0.5, 1024, (2, 4), 0.25, 512, (1, 2), (0.5, 4.0), 1, 1_000),
-        "M": Size(2_000, 20, 2.0, 1.0, 2048, (3, 12), 0.5, 1024, (2, 4), (2.0, 16.0), 5, 5_000),
-        "L": Size(10_000, 40, 4.0, 2.0, 4096, (6, 40), 1.0, 2048, (3, 10), (8.0, 64.0), 20, 20_000),
+        "S": Size(500, 10, 1.0, 0.5, 1024, (2, 4), 0.25, 512, (1, 2), (0.5, 4.0), "cache.t4g.small"),
+        "M": Size(2_000, 20, 2.0, 1.0, 2048, (3, 12), 0.5, 1024, (2, 4), (2.0, 16.0), "cache.m7g.large"),
+        "L": Size(10_000, 40, 4.0, 2.0, 4096, (6, 40), 1.0, 2048, (3, 10), (8.0, 64.0), "cache.r7g.xlarge"),
     }
 )
 
@@ -61,8 +60,8 @@ class CellSpec:
     """One cell. Two specs that differ in ``name`` alone give two cells that differ in names and generated ids alone.
 
     ``capacity`` is in tenants and ``connections`` per shard and process; both come from the size where they are None.
-    ``schema`` is the revision that the shards must have; None: whatever the software brings. ``images`` maps api,
-    worker and mover to ``NAME@sha256:...``; a local cell runs the checkout and has none.
+    ``schema`` is the revision that the shards must have; None: whatever the software brings. ``images`` maps api
+    and worker to ``NAME@sha256:...``; a local cell runs the checkout and has none.
     """
 
     name: str

@@ -8,7 +8,6 @@ from pulumi_aws import ec2
 
 from infra.aws.blobs import Blobs, BlobsArgs
 from infra.aws.cache import PORT as CACHE_PORT
-from infra.aws.cache import READ_PORT as CACHE_READ_PORT
 from infra.aws.cache import Cache, CacheArgs
 from infra.aws.component import Component, Statement
 from infra.aws.database import PORT as DATABASE_PORT
@@ -140,9 +139,8 @@ class Cell(Component):
         for label, caller in (("api", self._api_group), ("worker", self._worker_group)):
             caller.calls("database", self._database_group.id, DATABASE_PORT)
             self._database_group.answers(label, caller.id, DATABASE_PORT)
-            for port in (CACHE_PORT, CACHE_READ_PORT):
-                caller.calls("cache", self._cache_group.id, port)
-                self._cache_group.answers(label, caller.id, port)
+            caller.calls("cache", self._cache_group.id, CACHE_PORT)
+            self._cache_group.answers(label, caller.id, CACHE_PORT)
             caller.calls("aws", network.endpoints_group, HTTPS)
             caller.calls_prefix("s3", network.s3_prefix_list, HTTPS)
         self._control_plane = self._way_to_control_plane()
@@ -191,8 +189,7 @@ class Cell(Component):
             self._cache_group.id,
             self._key.arn,
             self._args.keys.cache_password,
-            size.cache_gb,
-            size.cache_ecpu,
+            size.cache_node,
         )
         return Cache(f"{self._name}-cache", args, self.inside)
 

@@ -19,6 +19,18 @@ class Component(pulumi.ComponentResource):
         return pulumi.ResourceOptions(parent=self, protect=keep)
 
 
+class Latch(pulumi.ComponentResource):
+    """Depends on all of a stack and is protected while ``keep``: then `pulumi destroy` is refused before it deletes.
+
+    The engine skips what a resource that it must not delete depends on, and goes on with the rest: without this, a
+    destroy of a stack with protected data would take the services and the network from around it.
+    """
+
+    def __init__(self, name: str, whole: Component, keep: bool) -> None:
+        super().__init__("cellwall:aws:Latch", name, None, pulumi.ResourceOptions(depends_on=[whole], protect=keep))
+        self.register_outputs({})
+
+
 @dataclass(frozen=True, slots=True)
 class Statement:
     """One statement of an IAM, key or bucket policy. ``conditions`` maps operator to key to values."""

@@ -17,11 +17,13 @@ from infra.aws.keys import Key, KeyArgs
 from infra.aws.network import HTTPS
 from infra.aws.observability import Observability, ObservabilityArgs
 from infra.aws.secret import Secret, SecretArgs
-from infra.aws.service import Container, Home, Service, ServiceArgs, cluster
+from infra.aws.service import Container, Home, Service, ServiceArgs, Target, cluster
 from infra.aws.signals import database_signals, door_signals, service_signals
 
 API_PORT: Final = 8700  # operators, agents, routers
 FRONT_PORT: Final = 8701  # envelopes only: the front door
+MOVER_PORT: Final = 8702  # health; inside its own task only
+TASKS: Final = (2, 2)  # of each service
 ACU: Final = (0.5, 4.0)
 
 
@@ -49,7 +51,10 @@ class ControlPlaneArgs:
 
 
 class ControlPlane(Component):
-    """Two tasks, of which one leads. `service_name` is what cells make their endpoint to, `host` what routers call."""
+    """Tasks of ``serve`` answer and never lead; of those of ``mover`` one leads.
+
+    `service_name` is what cells make their endpoint to, `host` what routers call.
+    """
 
     service_name: pulumi.Output[str]
     host: pulumi.Output[str]
@@ -77,10 +82,12 @@ class ControlPlane(Component):
         )
         own = cluster(name, tags, self.inside)
         home = Home(args.fleet, tags, own, args.edge.services, self._key.arn, args.edge.boundary_arn)
-        service = self._serve(home)
+        self._make_secrets()
+        serve, mover = self._serve(home), self._mover(home)
         signals = (
             *door_signals(self._doorway, "api", "No control plane answers: no sign-up, no move. Tenants work on."),
-            *service_signals("serve", own.name, service, "Moves and sign-ups queue for processors."),
+            *service_signals("serve", own.name, serve, "Sign-ups and routers' polls queue for processors."),
+            *service_signals("mover", own.name, mover, "Moves queue for processors."),
             *database_signals("database", self._database),
         )
         Observability(
@@ -119,25 +126,21 @@ class ControlPlane(Component):
         args = FirewallArgs(self._tags, self._args.edge.vpc_id, description)
         return Firewall(f"{self._name}-{label}", args, self.inside)
 
-    def _serve(self, home: Home) -> Service:
+    def _make_secrets(self) -> None:
+        """Two, so that the mover cannot read what only the front door needs."""
         keys = self._args.keys
         dsn = pulumi.Output.concat(
             "postgresql://postgres:", keys.database_password, "@", self._database.host, f":{DATABASE_PORT}/postgres"
         )
-        values: dict[str, pulumi.Input[str]] = {
-            "DATABASE_DSN": dsn,  # asyncpg prefers TLS by itself, and the server takes nothing else
-            "FLEET_ROOT": keys.fleet_root,
-            "FRONT_DOOR_KEY": keys.front_door_key,
-        }
-        secret = Secret(f"{self._name}-secret", SecretArgs(self._tags, self._key.arn, "serve", values), self.inside)
-        told = {f"CELLWALL_CP_{name}": secret.field(name) for name in values}
-        migrate = Container(
-            "migrate",
-            self._args.image,
-            ("python", "-m", "control_plane", "migrate"),
-            secrets={"CELLWALL_CP_DATABASE_DSN": secret.field("DATABASE_DSN")},
-        )
-        serve = Container(
+        # asyncpg prefers TLS by itself, and the server takes nothing else.
+        self._shared = self._secret("shared", {"DATABASE_DSN": dsn, "FLEET_ROOT": keys.fleet_root})
+        self._own = self._secret("serve", {"FRONT_DOOR_KEY": keys.front_door_key})
+
+    def _secret(self, label: str, values: dict[str, pulumi.Input[str]]) -> Secret:
+        return Secret(f"{self._name}-{label}", SecretArgs(self._tags, self._key.arn, label, values), self.inside)
+
+    def _serve(self, home: Home) -> Service:
+        container = Container(
             "serve",
             self._args.image,
             ("python", "-m", "control_plane", "serve"),
@@ -145,24 +148,60 @@ class ControlPlane(Component):
                 "CELLWALL_CP_LISTEN": f"0.0.0.0:{API_PORT}",
                 "CELLWALL_CP_FRONT_DOOR_LISTEN": f"0.0.0.0:{FRONT_PORT}",
                 "CELLWALL_CP_BASE_DOMAIN": self._args.fleet.base_domain,
+                "CELLWALL_CP_MOVER": "false",
             },
-            secrets=told,
+            secrets=_variables(self._shared, "DATABASE_DSN", "FLEET_ROOT") | _variables(self._own, "FRONT_DOOR_KEY"),
             ports=(API_PORT, FRONT_PORT),
             health="/health/live",
             health_port=API_PORT,
         )
-        return Service(
-            f"{self._name}-serve",
-            ServiceArgs(
-                home,
-                self._group.id,
-                serve,
-                cpus=1.0,
-                memory_mib=2048,
-                tasks=(2, 2),
-                first=migrate,
-                secrets=(secret.arn,),
-                targets=tuple(self._doorway.targets.values()),
-            ),
-            self.inside,
+        targets = tuple(self._doorway.targets.values())
+        return self._service(home, container, (self._shared.arn, self._own.arn), targets)
+
+    def _mover(self, home: Home) -> Service:
+        """What moves tenants: a release of the API does not interrupt it, and rows that pass through do not slow it."""
+        container = Container(
+            "mover",
+            self._args.image,
+            ("python", "-m", "control_plane", "mover"),
+            environment={
+                "CELLWALL_CP_MOVER_LISTEN": f"127.0.0.1:{MOVER_PORT}",
+                "CELLWALL_CP_BASE_DOMAIN": self._args.fleet.base_domain,
+            },
+            secrets=_variables(self._shared, "DATABASE_DSN", "FLEET_ROOT"),
+            health="/health/live",
+            health_port=MOVER_PORT,
         )
+        return self._service(home, container, (self._shared.arn,), ())
+
+    def _service(
+        self,
+        home: Home,
+        container: Container,
+        secrets: tuple[pulumi.Output[str], ...],
+        targets: tuple[Target, ...],
+    ) -> Service:
+        """Each task brings the database to the image's schema before it starts; several at once wait for each other."""
+        migrate = Container(
+            "migrate",
+            self._args.image,
+            ("python", "-m", "control_plane", "migrate"),
+            secrets=_variables(self._shared, "DATABASE_DSN"),
+        )
+        args = ServiceArgs(
+            home,
+            self._group.id,
+            container,
+            cpus=1.0,
+            memory_mib=2048,
+            tasks=TASKS,
+            first=migrate,
+            secrets=secrets,
+            targets=targets,
+        )
+        return Service(f"{self._name}-{container.name}", args, self.inside)
+
+
+def _variables(secret: Secret, *names: str) -> dict[str, pulumi.Output[str]]:
+    """The control plane's variables from the fields of a secret, as a container definition names them."""
+    return {f"CELLWALL_CP_{name}": secret.field(name) for name in names}

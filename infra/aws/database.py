@@ -13,17 +13,17 @@ from infra.aws.fleet import Tags
 PORT: Final = 5432
 ADMIN: Final = "postgres"
 ENGINE: Final = "aurora-postgresql"
-VERSION: Final = "17.5"
-FAMILY: Final = "aurora-postgresql17"
+VERSION: Final = "18.4"  # the same as the local fleet runs
+FAMILY: Final = "aurora-postgresql18"
 INSTANCES: Final = 2  # a writer, and a reader in another zone that takes over
-# A slot that nobody reads is given up before it fills the volume; the freeze of a move needs dead clients noticed.
+# A slot that nobody reads is given up before it fills the volume.
 PARAMETERS: Final = {
     "rds.logical_replication": ("1", "pending-reboot"),
     "rds.force_ssl": ("1", "immediate"),
     "max_slot_wal_keep_size": ("20480", "immediate"),  # MiB
-    "client_connection_check_interval": ("1000", "immediate"),  # ms
-    "log_min_duration_statement": ("1000", "immediate"),  # ms
 }
+# Since 18 a cluster's group takes this and never applies it; an instance's does.
+INSTANCE_PARAMETERS: Final = {"log_min_duration_statement": ("1000", "immediate")}  # ms
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,9 +67,20 @@ class Database(Component):
             tags=args.tags.named(name),
             opts=self.inside,
         )
+        instance_parameters = rds.ParameterGroup(
+            name,
+            family=FAMILY,
+            description=f"Each server of {name}",
+            parameters=[
+                rds.ParameterGroupParameterArgs(name=key, value=value, apply_method=when)
+                for key, (value, when) in INSTANCE_PARAMETERS.items()
+            ],
+            tags=args.tags.named(name),
+            opts=self.inside,
+        )
         cluster = self._cluster(name, args, subnets.name, parameters.name)
         for number in range(1, INSTANCES + 1):
-            self._instance(f"{name}-{number}", args, cluster, subnets.name)
+            self._instance(f"{name}-{number}", args, cluster, instance_parameters.name)
         self.host = cluster.endpoint
         self.cluster_id = cluster.cluster_identifier
         self.admin_secret_arn = cluster.master_user_secrets.apply(
@@ -110,14 +121,15 @@ class Database(Component):
             opts=self.kept(args.keep),
         )
 
-    def _instance(self, name: str, args: DatabaseArgs, cluster: rds.Cluster, subnets: pulumi.Output[str]) -> None:
+    def _instance(self, name: str, args: DatabaseArgs, cluster: rds.Cluster, parameters: pulumi.Output[str]) -> None:
         rds.ClusterInstance(
             name,
             cluster_identifier=cluster.id,
             instance_class="db.serverless",
             engine=rds.EngineType.AURORA_POSTGRESQL,
             engine_version=VERSION,
-            db_subnet_group_name=subnets,
+            db_subnet_group_name=cluster.db_subnet_group_name,
+            db_parameter_group_name=parameters,
             publicly_accessible=False,
             performance_insights_enabled=True,
             performance_insights_kms_key_id=args.key_arn,

@@ -7,6 +7,7 @@ import pulumi
 
 from infra.aws import configuration
 from infra.aws.cell import Cell, CellArgs, CellKeys, Surroundings
+from infra.aws.component import Latch
 from infra.aws.control_plane import ControlPlane, ControlPlaneArgs, ControlPlaneKeys
 from infra.aws.edge import Edge
 from infra.aws.fleet import Fleet
@@ -18,6 +19,7 @@ from infra.spec import SpecError
 def platform() -> None:
     """The platform's stack."""
     made = Platform(PlatformArgs(_fleet(), _keep()))
+    Latch("platform", made, _keep())
     network = made.network
     pulumi.export("vpc_id", network.vpc_id)
     for number in range(3):
@@ -37,6 +39,7 @@ def control_plane() -> None:
     config = _config()
     keys = ControlPlaneKeys(**{name: config.require_secret(name) for name in ControlPlaneKeys.names()})
     made = ControlPlane(ControlPlaneArgs(_fleet(), _edge(), keys, config.require("image"), _keep()))
+    Latch("control-plane", made, _keep())
     pulumi.export("service_name", made.service_name)
     pulumi.export("host", made.host)
     pulumi.export("group_id", made.group_id)
@@ -48,7 +51,7 @@ def router() -> None:
     keys = RouterKeys(**{name: config.require_secret(name) for name in RouterKeys.names()})
     control = _reference("control-plane", configuration.MAIN)
     cells = [CellLink(name, _text(_reference("cell", name), "service_name")) for name in config.require_object("cells")]
-    Router(
+    made = Router(
         RouterArgs(
             _fleet(),
             _edge(),
@@ -60,6 +63,7 @@ def router() -> None:
             _keep(),
         )
     )
+    Latch("router", made, _keep())
 
 
 def cell() -> None:
@@ -76,6 +80,7 @@ def cell() -> None:
     )
     with _named("cell"):
         made = Cell(CellArgs(spec, _fleet(), around, keys, _keep()))
+    Latch(spec.name, made, _keep())
     pulumi.export("service_name", made.service_name)
     pulumi.export("name", spec.name)
 

@@ -26,24 +26,33 @@ def cell_signals(
         *service_signals("api", cluster, api, "Requests of this cell queue for processors."),
         *service_signals("worker", cluster, worker, "Events of this cell are delivered late."),
         *shards,
+        *cache_signals(cache),
+    )
+
+
+def cache_signals(cache: Cache) -> tuple[Signal, ...]:
+    """How full each node of a cache is. After a failover another one is the primary, so all are watched."""
+    return tuple(
         Signal(
-            "cache-throttled",
-            "errors",
-            "AWS/ElastiCache",
-            "ThrottledCmds",
-            "Sum",
-            {"clusterId": cache.name},
-            limit=100,
-            tells="The cache is at the limit of its size: events and hits are late; nothing is lost.",
-        ),
-        Signal(
-            "cache-bytes",
+            f"cache-{number}-{label}",
             "saturation",
             "AWS/ElastiCache",
-            "BytesUsedForCache",
+            metric,
             "Maximum",
-            {"clusterId": cache.name},
-        ),
+            {"CacheClusterId": node},
+            limit=90,
+            minutes=10,
+            tells=tells,
+        )
+        for number, node in enumerate(cache.nodes, 1)
+        for label, metric, tells in (
+            (
+                "memory",
+                "DatabaseMemoryUsagePercentage",
+                "The cache is about to refuse events: they wait in the outbox.",
+            ),
+            ("cpu", "EngineCPUUtilization", "The cache is at the limit of its size: events are late; nothing is lost."),
+        )
     )
 
 

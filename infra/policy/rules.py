@@ -45,7 +45,9 @@ TAGGED: Final = frozenset(
         "ecs/cluster:Cluster",
         "ecs/service:Service",
         "ecs/taskDefinition:TaskDefinition",
-        "elasticache/serverlessCache:ServerlessCache",
+        "elasticache/parameterGroup:ParameterGroup",
+        "elasticache/replicationGroup:ReplicationGroup",
+        "elasticache/subnetGroup:SubnetGroup",
         "elasticache/user:User",
         "elasticache/userGroup:UserGroup",
         "iam/policy:Policy",
@@ -57,6 +59,7 @@ TAGGED: Final = frozenset(
         "rds/cluster:Cluster",
         "rds/clusterInstance:ClusterInstance",
         "rds/clusterParameterGroup:ClusterParameterGroup",
+        "rds/parameterGroup:ParameterGroup",
         "rds/subnetGroup:SubnetGroup",
         "route53/healthCheck:HealthCheck",
         "route53/zone:Zone",
@@ -74,7 +77,7 @@ BRIDGED_ROUTES: Final = ("vpcPeeringConnectionId", "transitGatewayId", "coreNetw
 # The property that names the KMS key, by type.
 ENCRYPTED_BY: Final = {
     "cloudwatch/logGroup:LogGroup": "kmsKeyId",
-    "elasticache/serverlessCache:ServerlessCache": "kmsKeyId",
+    "elasticache/replicationGroup:ReplicationGroup": "kmsKeyId",
     "rds/cluster:Cluster": "kmsKeyId",
     "secretsmanager/secret:Secret": "kmsKeyId",
     "sns/topic:Topic": "kmsMasterKeyId",
@@ -175,6 +178,10 @@ def encrypted(stack: Sequence[Resource], _: Principals) -> Iterator[Fault]:
             yield each, f"has no {name}: its data would rest under a key that the stack does not own"
         if each.type == "rds/cluster:Cluster" and each.props.get("storageEncrypted") is not True:
             yield each, "does not encrypt its storage"
+        if each.type == "elasticache/replicationGroup:ReplicationGroup":
+            for setting in ("atRestEncryptionEnabled", "transitEncryptionEnabled"):
+                if each.props.get(setting) is not True:
+                    yield each, f"does not set {setting}"
         if each.type == "rds/clusterParameterGroup:ClusterParameterGroup" and not _forces_tls(each):
             yield each, "does not set rds.force_ssl: passwords and rows would travel in clear"
         if each.type == "ecr/repository:Repository" and not _every(each, "encryptionConfigurations", "kmsKey"):

@@ -4,7 +4,7 @@ import ipaddress
 import json
 import re
 import secrets
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +15,7 @@ TAGGED = "tags"
 IMMUTABLE = {
     "ec2/vpc:Vpc": {"cidrBlock"},
     "ec2/subnet:Subnet": {"cidrBlock", "availabilityZone", "vpcId"},
+    "elasticache/replicationGroup:ReplicationGroup": {"kmsKeyId", "subnetGroupName", "atRestEncryptionEnabled", "port"},
     "rds/cluster:Cluster": {"kmsKeyId", "dbSubnetGroupName", "storageEncrypted"},
     "ecs/taskDefinition:TaskDefinition": {"containerDefinitions", "cpu", "memory", "family"},
     "ec2/vpcEndpoint:VpcEndpoint": {"serviceName", "vpcId"},
@@ -31,7 +32,15 @@ class Account:
     def __init__(self, folder: Path) -> None:
         self._folder = folder
 
+    def fail_at(self, name: str | None) -> None:
+        """Making the resource of this logical name fails from now on, as AWS does at times; with None nothing does."""
+        self._trap.unlink(missing_ok=True)
+        if name is not None:
+            self._trap.write_text(name)
+
     def create(self, urn: str, kind: str, inputs: Mapping[str, Any]) -> tuple[str, dict[str, Any]]:
+        if self._trap.exists() and self._trap.read_text() == urn.rpartition("::")[2]:
+            raise RefusedError(f"{self._trap.read_text()}: the double was told to fail here")
         self._check(kind, inputs)
         ident = f"dbl-{secrets.token_hex(6)}"
         outputs = {**computed(kind, ident), **inputs}
@@ -56,9 +65,9 @@ class Account:
         told = json.loads(self._file(ident).read_text())
         if told["outputs"].get("deletionProtection") is True:
             raise RefusedError(f"{told['urn']} has deletion protection")
-        for other, text in self._others(ident):
-            if ident in IDENT.findall(text):
-                raise RefusedError(f"{told['urn']} is in use by {other}")
+        for file in self._folder.glob("*.json"):
+            if file.stem != ident and ident in file.read_text():
+                raise RefusedError(f"{told['urn']} is in use by {json.loads(file.read_text())['urn']}")
         self._file(ident).unlink()
 
     def idents(self) -> dict[str, str]:
@@ -68,11 +77,9 @@ class Account:
     def _file(self, ident: str) -> Path:
         return self._folder / f"{ident}.json"
 
-    def _others(self, ident: str) -> Iterator[tuple[str, str]]:
-        for file in self._folder.glob("*.json"):
-            if file.stem != ident:
-                told = json.loads(file.read_text())
-                yield told["urn"], json.dumps(told["outputs"])
+    @property
+    def _trap(self) -> Path:
+        return self._folder / "fails-at"
 
     def _check(self, kind: str, inputs: Mapping[str, Any]) -> None:
         """Everything that is referred to exists, and addresses fit where they are put."""
@@ -98,7 +105,7 @@ def computed(kind: str, ident: str) -> dict[str, Any]:
         "dnsEntries": [{"dnsName": f"{ident}.vpce.test", "hostedZoneId": "Z1"}],
         "serviceName": f"com.amazonaws.vpce.{ident}",
         "endpoint": f"{ident}.rds.test",
-        "endpoints": [{"address": f"{ident}.cache.test", "port": 6379}],
+        "primaryEndpointAddress": f"{ident}.cache.test",
         "masterUserSecrets": [{"secretArn": f"arn:aws:secretsmanager:{ident}", "kmsKeyId": "k", "secretStatus": "on"}],
         "clusterIdentifier": ident,
         "prefixListId": ident,

@@ -21,7 +21,7 @@ from infra.spec import SIZES, CellSpec, SpecError
         ({"name": "cell-1", "version": 1}, "version", "quotes"),
         ({"name": "cell-1", "capacity": 0}, "capacity", "between 1 and"),
         ({"name": "cell-1", "images": {"api": "cell:latest"}}, "images.api", "by digest"),
-        ({"name": "cell-1", "images": {"web": "cell"}}, "images", "api, worker, mover"),
+        ({"name": "cell-1", "images": {"web": "cell"}}, "images", "api, worker"),
         ({"name": "cell-1", "images": "cell"}, "images", "must map"),
         ({"name": "cell-1", "colour": "red"}, "colour", "the fields of a cell are name, region"),
     ],

@@ -12,7 +12,7 @@ import pytest
 from pydantic_settings import BaseSettings
 
 from cell.settings import ApiSettings, MigrateSettings, WorkerSettings
-from control_plane.settings import DatabaseSettings
+from control_plane.settings import DatabaseSettings, MoverSettings
 from control_plane.settings import Settings as ControlPlaneSettings
 from infra.aws.platform import IMAGES
 from infra.local.spec import CHECKOUT
@@ -28,6 +28,7 @@ SETTINGS: dict[tuple[str, ...], type[BaseSettings]] = {
     ("cell", "migrate"): MigrateSettings,
     ("control_plane", "migrate"): DatabaseSettings,
     ("control_plane", "serve"): ControlPlaneSettings,
+    ("control_plane", "mover"): MoverSettings,
 }
 OF_PART = {"cellwall-router": "router", "cellwall-cell": "cell", "cellwall-control-plane": "control-plane"}
 each_image = pytest.mark.parametrize("image", IMAGES)

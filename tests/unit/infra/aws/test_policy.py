@@ -71,7 +71,12 @@ VIOLATIONS = [
     violating(
         "encrypted", fixture("rds/clusterParameterGroup:ClusterParameterGroup", parameters=[]), says="rds.force_ssl"
     ),
-    violating("encrypted", fixture("elasticache/serverlessCache:ServerlessCache"), says="has no kmsKeyId"),
+    violating("encrypted", fixture("elasticache/replicationGroup:ReplicationGroup"), says="has no kmsKeyId"),
+    violating(
+        "encrypted",
+        fixture("elasticache/replicationGroup:ReplicationGroup", kmsKeyId="k", atRestEncryptionEnabled=True),
+        says="does not set transitEncryptionEnabled",
+    ),
     violating("encrypted", fixture("cloudwatch/logGroup:LogGroup"), says="has no kmsKeyId"),
     violating("encrypted", fixture("secretsmanager/secret:Secret"), says="has no kmsKeyId"),
     violating("encrypted", fixture("sns/topic:Topic"), says="has no kmsMasterKeyId"),

@@ -40,7 +40,7 @@ def test_the_comparison_of_cells_sees_a_difference(world: World) -> None:
     two = renamed(world.cell(spec("cell-2", size="M")))
     assert {key[0] for key in one if one[key] != two[key]} >= {
         "aws:rds/cluster:Cluster",
-        "aws:elasticache/serverlessCache:ServerlessCache",
+        "aws:elasticache/replicationGroup:ReplicationGroup",
         "aws:ecs/taskDefinition:TaskDefinition",
     }
 

@@ -172,7 +172,14 @@ def test_everything_tells_whose_it_is(world: World, stack: str) -> None:
 def test_every_resource_belongs_to_a_component(world: World, stack: str) -> None:
     resources = world.stacks[stack].resources
     roots = [asked for asked in resources if not asked.parent and asked.type != "pulumi:pulumi:StackReference"]
-    assert [asked.custom for asked in roots] == [False]
+    assert [asked.custom for asked in roots] == [False, False]  # the whole, and its latch
+
+
+@each_stack
+def test_a_latch_on_the_whole_stack_refuses_its_deletion(world: World, stack: str) -> None:
+    (latch,) = (asked for asked in world.stacks[stack].resources if asked.type == "cellwall:aws:Latch")
+    assert latch.protect
+    assert {asked.key for asked in world.stacks[stack].custom if asked.parent} <= latch.depends_on
 
 
 @each_stack
@@ -230,6 +237,15 @@ def test_shards_are_migrated_before_an_api_starts(world: World, stack: str) -> N
     assert {f"ADMIN_{shard.upper().replace('-', '_')}" for shard in json.loads(hosts)} <= admins
 
 
+def test_of_the_control_plane_only_the_mover_leads(world: World) -> None:
+    found = {each["name"]: each for each in containers(world.stacks["cellwall-control-plane/main"])}
+    assert found["mover"]["command"] == ["python", "-m", "control_plane", "mover"]
+    assert {"name": "CELLWALL_CP_MOVER", "value": "false"} in found["serve"]["environment"]
+    assert "CELLWALL_CP_FRONT_DOOR_KEY" not in {secret["name"] for secret in found["mover"]["secrets"]}
+    for name in ("serve", "mover"):
+        assert found[name]["dependsOn"] == [{"containerName": "migrate", "condition": "SUCCESS"}]
+
+
 @each_cell
 def test_names_fit_the_32_characters_of_load_balancers(world: World, stack: str) -> None:
     def generated(asked: Asked) -> int:
@@ -240,15 +256,35 @@ def test_names_fit_the_32_characters_of_load_balancers(world: World, stack: str)
 
 
 @each_cell
-def test_the_cache_takes_a_password_and_stays_within_its_size(world: World, stack: str) -> None:
+def test_the_cache_takes_a_password_speaks_tls_only_and_survives_a_zone(world: World, stack: str) -> None:
     cell = world.stacks[stack]
     (user,) = cell.of("elasticache/user:User")
     assert user.inputs["authenticationMode"]["type"] == "password"
-    (cache,) = cell.of("elasticache/serverlessCache:ServerlessCache")
-    assert cache.inputs["engine"] == "valkey"
-    assert cache.inputs["cacheUsageLimits"]["dataStorage"] == {"maximum": 1, "unit": "GB"}
+    (cache,) = cell.of("elasticache/replicationGroup:ReplicationGroup")
+    wanted = {
+        "engine": "valkey",
+        "clusterMode": "disabled",  # the cell's client follows no redirections
+        "numCacheClusters": 2,
+        "automaticFailoverEnabled": True,
+        "multiAzEnabled": True,
+        "transitEncryptionEnabled": True,
+        "transitEncryptionMode": "required",
+        "atRestEncryptionEnabled": True,
+    }
+    assert {name: cache.inputs[name] for name in wanted} == wanted
+    (group,) = cell.of("elasticache/userGroup:UserGroup")
+    assert cache.inputs["userGroupIds"] == [group.inputs["userGroupId"]]
     shared = next(v for v in cell.of("secretsmanager/secretVersion:SecretVersion") if v.name == f"{cell.stack}-shared")
     assert json.loads(shared.inputs["secretString"])["REDIS_URL"].startswith("rediss://cellwall:")
+
+
+@each_cell
+def test_every_node_of_the_cache_is_watched(world: World, stack: str) -> None:
+    cell = world.stacks[stack]
+    alarms = [a.inputs for a in cell.of("cloudwatch/metricAlarm:MetricAlarm")]
+    (cache,) = cell.of("elasticache/replicationGroup:ReplicationGroup")
+    watched = {a["dimensions"].get("CacheClusterId") for a in alarms if a["namespace"] == "AWS/ElastiCache"}
+    assert len(watched) == cache.inputs["numCacheClusters"]
 
 
 @each_stack

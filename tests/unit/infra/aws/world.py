@@ -41,6 +41,7 @@ class Asked:
     protect: bool
     inputs: Mapping[str, Any]
     custom: bool
+    depends_on: frozenset[tuple[str, str]]  # the keys of resources
 
     @property
     def key(self) -> tuple[str, str]:
@@ -90,7 +91,7 @@ class _Provider(mocks.Mocks):
             "dnsEntries": [{"dnsName": f"{made}.vpce.test", "hostedZoneId": "Z1"}],
             "serviceName": f"com.amazonaws.vpce.{made}",
             "endpoint": f"{made}.rds.test",
-            "endpoints": [{"address": f"{made}.cache.test", "port": 6379}],
+            "primaryEndpointAddress": f"{made}.cache.test",
             "masterUserSecrets": [{"secretArn": f"{arn}:secret", "kmsKeyId": "k", "secretStatus": "active"}],
             "clusterIdentifier": made,
             "prefixListId": f"pl-{made}",
@@ -116,9 +117,15 @@ class _Monitor(mocks.MockMonitor):
         if request.type != "pulumi:pulumi:Stack":
             inputs = plain(rpc.deserialize_properties(request.object))
             parent = "" if "pulumi:pulumi:Stack::" in request.parent else request.parent
-            asked = Asked(request.type, request.name, parent, request.protect, inputs, request.custom)
+            after = frozenset(_key(urn) for urn in request.dependencies)
+            asked = Asked(request.type, request.name, parent, request.protect, inputs, request.custom, after)
             self._recorded.resources.append(asked)
         return answer
+
+
+def _key(urn: str) -> tuple[str, str]:
+    *_, kind, name = urn.split("::")
+    return kind.rpartition("$")[2], name
 
 
 def ident(stack: str, kind: str, name: str) -> str:
