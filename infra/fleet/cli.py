@@ -56,13 +56,14 @@ def _options(function: _F) -> _F:
 
 @fleet.command("up")
 @_options
+@click.option("--refresh", is_flag=True, help="First look at what there is, and repair what has drifted.")
 @pass_cli
-def up(cli: Cli, file: Path | None, only: tuple[str, ...], parallel: int, programs: Path) -> None:
+def up(cli: Cli, file: Path | None, only: tuple[str, ...], parallel: int, programs: Path, refresh: bool) -> None:
     """Make every stack what its configuration says. After a failure or Ctrl-C: the same again does what is left.
 
     Exit status: 0 all are; 1 one failed; 2 nothing was begun, because something is wrong; 130 interrupted.
     """
-    _run(cli, "up", file, only, parallel, programs)
+    _run(cli, "up", file, only, parallel, programs, refresh=refresh)
 
 
 @fleet.command("preview")
@@ -79,7 +80,7 @@ def preview(cli: Cli, file: Path | None, only: tuple[str, ...], parallel: int, p
 def drift(cli: Cli, file: Path | None, only: tuple[str, ...], parallel: int, programs: Path) -> None:
     """Show what is not as its stack left it; exit status 1 where there is any. Changes nothing.
 
-    `pulumi refresh`, then `cellctl fleet up`, repairs it.
+    `cellctl fleet up --refresh` repairs it.
     """
     ends = _run(cli, "drift", file, only, parallel, programs)
     found = [(key, each.resource, each.what) for key, end in ends.items() for each in end.drift]
@@ -99,7 +100,15 @@ def destroy(cli: Cli, file: Path | None, only: tuple[str, ...], parallel: int, p
 
 
 def _run(
-    cli: Cli, action: Action, file: Path | None, only: Sequence[str], parallel: int, programs: Path, agreed: bool = True
+    cli: Cli,
+    action: Action,
+    file: Path | None,
+    only: Sequence[str],
+    parallel: int,
+    programs: Path,
+    *,
+    agreed: bool = True,
+    refresh: bool = False,
 ) -> dict[str, Ended]:
     try:
         described = read(file) if file is not None else None
@@ -114,7 +123,15 @@ def _run(
     if not agreed:
         _ask(cli, plans)
     watch = show.Documents() if cli.as_json else show.LiveShow(plans) if cli.live else show.Lines()
-    drive = Drive(action, programs.absolute(), surroundings.logs(os.environ), environ, parallel=parallel, watch=watch)
+    drive = Drive(
+        action,
+        programs.absolute(),
+        surroundings.logs(os.environ),
+        environ,
+        parallel=parallel,
+        watch=watch,
+        refresh=refresh,
+    )
     with watch:
         ends = asyncio.run(_interruptible(drive, plans))
     _summary(cli, drive, plans, ends)

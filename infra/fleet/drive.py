@@ -24,11 +24,19 @@ class Drive:
     """One action. ``environ`` is what the CLI runs with; ``logs`` gets a file of the engine's output for each stack."""
 
     def __init__(
-        self, action: Action, programs: Path, logs: Path, environ: Mapping[str, str], *, parallel: int, watch: Watch
+        self,
+        action: Action,
+        programs: Path,
+        logs: Path,
+        environ: Mapping[str, str],
+        *,
+        parallel: int,
+        watch: Watch,
+        refresh: bool = False,
     ) -> None:
         self._action, self._programs, self._logs, self._environ = action, programs, logs, dict(environ)
         self._slots = asyncio.Semaphore(parallel)
-        self._watch = watch
+        self._watch, self._refresh = watch, refresh
         self._running: list[asyncio.subprocess.Process] = []
         self.interrupts = 0
 
@@ -64,7 +72,8 @@ class Drive:
     async def _work(self, plan: StackPlan) -> Ended:
         """In a session of its own, so that a terminal's Ctrl-C reaches it by `interrupt` alone, once."""
         began = time.monotonic()
-        job = Job(self._action, str(plan.folder(self._programs)), plan.name, dict(plan.config), str(self.log(plan)))
+        folder, log_file = str(plan.folder(self._programs)), str(self.log(plan))
+        job = Job(self._action, folder, plan.name, dict(plan.config), log_file, self._refresh)
         self._logs.mkdir(parents=True, exist_ok=True)
         self.log(plan).write_bytes(b"")
         with self.log(plan).open("a") as log:

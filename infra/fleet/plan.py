@@ -4,7 +4,7 @@ import json
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 from infra.aws.configuration import MAIN, PROJECTS
 from infra.fleet.errors import FleetFileError
@@ -32,7 +32,7 @@ class StackPlan:
 
     project: str
     name: str
-    config: tuple[tuple[str, str], ...] = ()
+    config: tuple[tuple[str, Any], ...] = ()
     after: tuple[str, ...] = ()
 
     @property
@@ -50,7 +50,7 @@ def from_file(file: FleetFile, programs: Path, *, configured: bool) -> tuple[Sta
     if file.target == "local":
         folder = str(file.folder)
         return tuple(
-            StackPlan(LOCAL, spec.name, (("cellwall:cell", json.dumps(spec.mapping())), ("cellwall:fleet", folder)))
+            StackPlan(LOCAL, spec.name, (("cellwall:cell", spec.mapping()), ("cellwall:fleet", folder)))
             for spec in file.specs
         )
     names = [(PROJECTS[part], MAIN) for part in ("platform", "control-plane")]

@@ -12,6 +12,7 @@ from infra.fleet.words import Difference, Ended, Result, Step
 
 VALUE_MAX: Final = 60
 SAME: Final = frozenset({"same", "read", "refresh"})
+_BUSY: Final = frozenset({"changed", "planned", "drifted"})
 _DOING: Final[Mapping[str, str]] = {
     "create": "creating", "update": "updating", "delete": "deleting", "replace": "replacing", "refresh": "looking at",
     "create-replacement": "creating anew", "delete-replaced": "deleting the old", "same": "keeping", "read": "reading",
@@ -46,10 +47,10 @@ class Reader:
             return self._step(outputs.metadata, "done with")
         return None
 
-    def ended(self, result: Result | None = None, seconds: float = 0.0) -> Ended:
-        """What came of it; without a ``result`` it went well."""
-        quiet = set(self.changes) <= SAME
-        return Ended(result or ("unchanged" if quiet else "changed"), self.changes, self.errors, self.drift, seconds)
+    def ended(self, result: Result, seconds: float) -> Ended:
+        """What came of it. Where it went well and there was nothing to do, ``result`` is put right."""
+        quiet = result in _BUSY and set(self.changes) <= SAME
+        return Ended("unchanged" if quiet else result, self.changes, self.errors, self.drift, seconds)
 
     def _step(self, metadata: StepEventMetadata, words: str) -> Step:
         return Step(f"{words} {named(metadata.urn)}", len(self._done), len(self._begun | self._done))

@@ -9,6 +9,7 @@ from typing import Any, Final, Protocol, Self
 import click
 import msgspec
 from rich.live import Live
+from rich.markup import escape
 from rich.table import Table
 
 from infra.fleet.plan import StackPlan
@@ -16,7 +17,8 @@ from infra.fleet.words import FINE, Ended, Result, Said, Step
 
 REFRESHES_S: Final = 4  # a second
 _STYLES: Final[Mapping[Result, str]] = {
-    "changed": "green", "unchanged": "green", "absent": "dim", "failed": "red", "interrupted": "yellow",
+    "changed": "green", "planned": "green", "unchanged": "green", "absent": "dim", "failed": "red",
+    "drifted": "yellow", "interrupted": "yellow",
     "skipped": "yellow",
 }  # fmt: skip
 
@@ -44,7 +46,7 @@ class LiveShow:
     def __init__(self, plans: Sequence[StackPlan], clock: Callable[[], float] = time.monotonic) -> None:
         self._rows = {plan.key: _Row() for plan in plans}
         self._clock = clock
-        self._live = Live(get_renderable=self._table, refresh_per_second=REFRESHES_S)
+        self._live = Live(get_renderable=self.table, refresh_per_second=REFRESHES_S)
 
     def __enter__(self) -> Self:
         self._live.__enter__()
@@ -63,7 +65,8 @@ class LiveShow:
         row.began = self._clock() if row.began is None else row.began
         row.step = said
 
-    def _table(self) -> Table:
+    def table(self) -> Table:
+        """What is shown now."""
         table = Table("STACK", "STEP", "RESOURCES", "SECONDS", box=None, header_style="bold", pad_edge=False)
         for key, row in self._rows.items():
             table.add_row(key, *self._cells(row))
@@ -75,7 +78,7 @@ class LiveShow:
             return f"[{_STYLES[row.ended.result]}]{row.ended.result}", counted, f"{row.ended.seconds:.1f}"
         if row.step is None or row.began is None:
             return "[dim]waiting", "", ""
-        return row.step.words, counted, f"{self._clock() - row.began:.1f}"
+        return escape(row.step.words), counted, f"{self._clock() - row.began:.1f}"
 
 
 class Lines:

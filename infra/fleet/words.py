@@ -1,13 +1,13 @@
 """What `cellctl fleet` and its work processes say to each other: one JSON document a line."""
 
-from typing import Final, Literal
+from typing import Any, Final, Literal
 
 import msgspec
 
 Action = Literal["up", "preview", "drift", "destroy"]
-Result = Literal["changed", "unchanged", "absent", "failed", "interrupted", "skipped"]
+Result = Literal["changed", "planned", "drifted", "unchanged", "absent", "failed", "interrupted", "skipped"]
 
-FINE: Final[frozenset[Result]] = frozenset({"changed", "unchanged", "absent"})
+FINE: Final[frozenset[Result]] = frozenset({"changed", "planned", "drifted", "unchanged", "absent"})
 
 
 class Job(msgspec.Struct, frozen=True):
@@ -16,8 +16,9 @@ class Job(msgspec.Struct, frozen=True):
     action: Action
     folder: str  # of the program
     stack: str
-    config: dict[str, str]
+    config: dict[str, Any]
     log: str
+    refresh: bool = False  # `up` alone: look first at what there is, and repair it
 
 
 class Step(msgspec.Struct, frozen=True, tag="step"):

@@ -5,6 +5,7 @@ process group asks the engine to cancel: what is under way ends, the state is wr
 end of stdin means the same: whoever drove this process is gone.
 """
 
+import json
 import os
 import signal
 import sys
@@ -16,11 +17,19 @@ from typing import Any, Final, TextIO
 
 import msgspec
 from pulumi import automation
-from pulumi.automation import CommandError, ConcurrentUpdateError, ConfigValue, EngineEvent, LocalWorkspace, Stack
+from pulumi.automation import CommandError, ConcurrentUpdateError, EngineEvent, LocalWorkspace, Stack
 
+from infra.aws.configuration import NAMESPACE
+from infra.fleet.plan import LOCAL
 from infra.fleet.reading import Reader, one_line
-from infra.fleet.words import Ended, Job, Said, Step
+from infra.fleet.words import FINE, Action, Ended, Job, Result, Said, Step
+from infra.local.errors import LocalFleetError
+from infra.local.provider import owner, remove
+from infra.local.spec import default_folder
 
+_WELL: Final[dict[Action, Result]] = {
+    "up": "changed", "preview": "planned", "drift": "drifted", "destroy": "changed",
+}  # fmt: skip
 _LOCKED: Final = "another command works on this stack; if one was killed, `pulumi cancel` in {folder} removes its lock"
 
 
@@ -39,23 +48,17 @@ class Work:
     def run(self, log: TextIO) -> None:
         """Do it. Never raises what Pulumi says: that is said in `Ended`. All output of the CLI goes to ``log``."""
         began = time.monotonic()
-
-        def ended(result: Any = None) -> Ended:
-            return self._reader.ended(result, time.monotonic() - began)
-
         try:
             stack = self._stack()
-            if stack is None:
-                self._say(ended("absent"))
-                return
-            self._act(stack, log)
-        except (CommandError, automation.errors.InvalidVersionError) as e:
+            if stack is not None:
+                self._act(stack, log)
+            result: Result = "absent" if stack is None else _WELL[self._job.action]
+        except (CommandError, automation.errors.InvalidVersionError, LocalFleetError) as e:
             log.write(f"{e}\n")
             if not self._reader.errors:
-                self._reader.errors += [self._reason(e)]
-            self._say(ended("interrupted" if self._interrupted.is_set() else "failed"))
-        else:
-            self._say(ended())
+                self._reader.errors.append(self._reason(e))
+            result = "interrupted" if self._interrupted.is_set() else "failed"
+        self._say(self._reader.ended(result, time.monotonic() - began))
 
     def _stack(self) -> Stack | None:
         """The stack, configured; None where there is none and the job needs none."""
@@ -64,7 +67,7 @@ class Work:
         if self._job.action in ("up", "preview"):
             stack = Stack.create_or_select(self._job.stack, workspace)
             if self._job.config:
-                stack.set_all_config({key: ConfigValue(value) for key, value in self._job.config.items()})
+                stack.set_all_config_json(json.dumps({k: _setting(v) for k, v in self._job.config.items()}))
             return stack
         try:
             return Stack.select(self._job.stack, workspace)
@@ -81,18 +84,31 @@ class Work:
 
         match self._job.action:
             case "up":
-                stack.up(on_event=event, on_output=output, on_error=output)
+                stack.up(refresh=self._job.refresh, on_event=event, on_output=output, on_error=output)
             case "preview":
                 stack.preview(on_event=event, on_output=output, on_error=output)
             case "drift":
                 stack.preview_refresh(on_event=event, on_output=output, on_error=output)
             case "destroy":
-                stack.destroy(on_event=event, on_output=output, on_error=output, remove=True)
+                stack.destroy(on_event=event, on_output=output, on_error=output)
+                self._remove_remains(stack)
+                stack.workspace.remove_stack(stack.name)
+
+    def _remove_remains(self, stack: Stack) -> None:
+        """Of a cell on this machine whose first `up` failed, the engine knows nothing: its servers may run."""
+        settings = stack.get_all_config()
+        project = stack.workspace.project_settings().name
+        if project == LOCAL:
+            told = settings.get(f"{NAMESPACE}:fleet")
+            folder = told.value if told is not None else str(default_folder())
+            remove(stack.name, fleet=folder, owner=owner(project, stack.name))
 
     def _reason(self, error: Exception) -> str:
         """One line where the engine itself said nothing: the CLI ended before it began."""
         if isinstance(error, ConcurrentUpdateError):
             return _LOCKED.format(folder=self._job.folder)
+        if isinstance(error, LocalFleetError):
+            return str(error)
         lines = [line for line in str(error).splitlines() if line.strip().removeprefix("stderr: ").startswith("error:")]
         return one_line(lines[0].strip().removeprefix("stderr: ")) if lines else one_line(str(error))
 
@@ -105,7 +121,7 @@ def main() -> int:
     def say(said: Said) -> None:
         nonlocal fine
         if isinstance(said, Ended):
-            fine = said.result in ("changed", "unchanged", "absent")
+            fine = said.result in FINE
         with lock:
             sys.stdout.write(f"{msgspec.json.encode(said).decode()}\n")
             sys.stdout.flush()
@@ -117,6 +133,13 @@ def main() -> int:
     with Path(job.log).open("a", buffering=1) as log:
         work.run(log)
     return 0 if fine else 1
+
+
+def _setting(value: Any) -> dict[str, Any]:
+    """One value as ``pulumi config set-all --json`` takes it: objects stay objects, which people can edit."""
+    if isinstance(value, str):
+        return {"value": value, "secret": False}
+    return {"value": json.dumps(value), "objectValue": value, "secret": False}
 
 
 def _follow(work: Work) -> None:

@@ -101,9 +101,8 @@ class CellProvider(ResourceProvider):
 
     def delete(self, id_: str, props: dict[str, Any]) -> None:
         """Drain and remove it; refused while tenants live in it. Nothing where the whole fleet is gone."""
-        if Fleet(FleetSpec(), Path(props["fleet"]), _quiet).folder.file.exists():
-            with plainly():
-                Job("remove", props["fleet"], props["owner"], LocalCellSpec(id_)).run()
+        with plainly():
+            remove(id_, fleet=props["fleet"], owner=props["owner"])
 
 
 class _CellResource(Resource, module="local", name="Cell"):
@@ -126,6 +125,17 @@ class LocalCell(pulumi.ComponentResource):
         self.address = cell.address
         self.internal_address = cell.internal_address
         self.register_outputs({"address": self.address, "internal_address": self.internal_address})
+
+
+def owner(project: str, stack: str) -> str:
+    """Who builds a stack's cell: no other stack changes or removes it."""
+    return f"the stack {project}/{stack}"
+
+
+def remove(cell: str, *, fleet: str, owner: str) -> None:
+    """Drain and remove the owner's cell, whatever of it there is; nothing where the whole fleet is gone."""
+    if Fleet(FleetSpec(), Path(fleet), _quiet).folder.file.exists():
+        Job("remove", fleet, owner, LocalCellSpec(cell)).run()
 
 
 def _spec(props: dict[str, Any]) -> CellSpec:

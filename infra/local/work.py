@@ -27,6 +27,7 @@ from infra.local.spec import CHECKOUT, FleetSpec, LocalCellSpec
 from infra.local.stamp import Stamps
 
 REFUSED = 2
+_INTERRUPTED = "interrupted; the next `up` goes on"
 
 
 class Job(msgspec.Struct, frozen=True):
@@ -51,6 +52,8 @@ class Job(msgspec.Struct, frozen=True):
                 process.stdin.flush()
             lines = process.stderr.read().decode(errors="replace").strip().splitlines()
             status = process.wait()
+        if status == INTERRUPTED:
+            raise LocalFleetError(_INTERRUPTED)
         if status != 0:
             raise LocalFleetError(lines[-1] if lines else f"the work on {self.cell.name} ended with {status}")
 
@@ -106,7 +109,6 @@ def main() -> int:
         job = msgspec.json.decode(line, type=Job)
         asyncio.run(_cancellable(job, awaited=line.endswith(b"\n")))
     except asyncio.CancelledError:
-        sys.stderr.write("interrupted; the next `pulumi up` goes on\n")
         return INTERRUPTED
     except (LocalFleetError, OSError) as e:
         sys.stderr.write(f"{e}\n")

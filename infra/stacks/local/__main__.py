@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pulumi
 
-from infra.local.provider import LocalCell
+from infra.local.provider import LocalCell, owner
 from infra.local.spec import default_folder
 from infra.spec import CellSpec, SpecError
 
@@ -17,7 +17,7 @@ except SpecError as e:
 cell = LocalCell(
     spec,
     fleet=Path(config.get("fleet") or default_folder()),
-    owner=f"the stack {pulumi.get_project()}/{pulumi.get_stack()}",
+    owner=owner(pulumi.get_project(), pulumi.get_stack()),
 )
 pulumi.export("address", cell.address)
 pulumi.export("internal_address", cell.internal_address)
