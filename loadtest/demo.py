@@ -1,4 +1,4 @@
-"""``python -m loadtest.demo``: a whole fleet on this machine, a live move under traffic, and the books at the end.
+"""``python -m loadtest.demo``: a whole fleet on this machine, a live move and a new cell under traffic, and the books.
 
 Exit status 0: nothing was lost, doubled or misplaced, and no request failed but those in flight in the worker that the
 demo killed. 1: something was. 2: it could not be set up as asked. 130: interrupted. Whatever happens, nothing is left
@@ -11,7 +11,7 @@ import fcntl
 import os
 import signal
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import AsyncExitStack
 from dataclasses import dataclass
 from pathlib import Path
@@ -32,10 +32,11 @@ from loadtest.driver import Driver
 from loadtest.evidence import evidence
 from loadtest.incidents import Happened, Incidents, Timetable, Victim
 from loadtest.negative import Bench, Verdict, negative_control
+from loadtest.newcell import NEWCOMERS, Joined, add_cell
 from loadtest.operator import ControlPlane, LabError, Product
 from loadtest.outcome import Outcome
 from loadtest.record import Record
-from loadtest.schedule import Traffic, schedule
+from loadtest.schedule import Intent, Traffic, beside, schedule
 from loadtest.show import Teller, console
 from loadtest.tenants import Cast, sign_up
 from loadtest.wire import ExchangeError, Pool
@@ -43,6 +44,11 @@ from loadtest.workload import Account
 
 DETAIL_EVERY_S = 0.5
 CONNECTIONS = 8  # to each router: its workers share them
+NEW_CELL = "cell-3"
+NEW_SHARE = 0.2  # of the rate is what newcomers add to it
+# Of the length of the traffic: for how long newcomers take part at least, however late their cell comes. It lasts into
+# the absence of the control plane.
+NEW_LEAST = 0.3
 
 
 @dataclass(frozen=True)
@@ -56,6 +62,7 @@ class Options:
     keep: bool
     folder: Path
     shops: str = "shop"  # what the tenants' slugs begin with
+    new_cell: bool = True
 
 
 class Demo:
@@ -69,22 +76,29 @@ class Demo:
         self._run = f"{options.shops}-{options.seed}"
         self._control_plane = ControlPlane(fleet.control_plane.url, fleet.control_plane.operator_key)
         stack.push_async_callback(self._control_plane.aclose)
-        self._shards = {cell.name: cell.shards for cell in fleet.cells.values()}
+        self._routers = [Product(url) for url in fleet.router_urls]
+        for router in self._routers:
+            stack.push_async_callback(router.aclose)
+
+    @property
+    def _shards(self) -> dict[str, dict[str, str]]:
+        return {cell.name: cell.shards for cell in self._fleet.cells.values()}
 
     async def run(self) -> Outcome:
         """Everything, in order."""
         cast, scratch = await self.sign_up()
         verdict = await self.negative_control(scratch)
-        record, happened = await self.traffic(cast)
+        record, happened, joined = await self.traffic(cast)
         with self._teller.step("reading the books: every shard of every cell, past the product"):
-            written = [*cast.first_orders, *record.acknowledged]
+            casts = (cast, joined.cast) if joined else (cast,)
+            written = [*(order for each in casts for order in each.first_orders), *record.acknowledged]
             homes = await self._control_plane.homes()
-            mine = {account.tenant: homes[account.tenant] for account in cast.accounts if account.tenant in homes}
+            mine = {a.tenant: homes[a.tenant] for each in casts for a in each.accounts if a.tenant in homes}
             audit = books.audit(written, record.unacknowledged, await ledger.read(self._shards), mine)
         for line in audit.words():
             self._teller.verdict(audit.balanced, line)
         busiest = cast.accounts[0]
-        outcome = Outcome(self._options.seconds, record, audit, verdict, happened, busiest.tenant, busiest.slug)
+        outcome = Outcome(self._options.seconds, record, audit, verdict, happened, busiest.tenant, busiest.slug, joined)
         self._tell(outcome, busiest)
         return outcome
 
@@ -98,14 +112,11 @@ class Demo:
     async def sign_up(self) -> tuple[Cast, Cast]:
         """The tenants, and a scratch one for the negative control."""
         count = self._options.tenants
-        routers = [Product(url) for url in self._fleet.router_urls]
-        for router in routers:
-            self._stack.push_async_callback(router.aclose)
         door = self._fleet.spec.front_door_host
         shops = self._options.shops
         slugs = [f"{shops}-{n:02}" for n in range(1, count + 1)]
         with self._teller.step(f"signing up {count} tenants and a scratch one at the front door, {door}"):
-            everybody = await sign_up(routers, door, [*slugs, f"{shops}-scratch"], self._run)
+            everybody = await sign_up(self._routers, door, [*slugs, f"{shops}-scratch"], self._run)
         cast = Cast(everybody.accounts[:count], everybody.first_orders[:count])
         return cast, Cast(everybody.accounts[count:], everybody.first_orders[count:])
 
@@ -126,7 +137,7 @@ class Demo:
             raise LabError("books that miss a broken fence prove nothing")
         return verdict
 
-    async def traffic(self, cast: Cast) -> tuple[Record, Happened]:
+    async def traffic(self, cast: Cast) -> tuple[Record, Happened, Joined | None]:
         """The measured traffic, and the incidents beside it."""
         options, record = self._options, Record()
         names = self._fleet.spec.router_names
@@ -141,14 +152,42 @@ class Demo:
         when = Timetable.over(options.seconds)
         victim = Victim(names[0], ports[0][1], self._fleet.plan.log(names[0]))
         title = f"open-loop traffic: {len(intents)} requests in {options.seconds:.0f} s through {len(pools)} routers"
+        joined: Joined | None = None
         with self._teller.step(title):
             async with asyncio.TaskGroup() as group:
-                driving = group.create_task(driver.run(intents))
-                happening = group.create_task(incidents.run(when, cast.accounts[0].tenant, victim))
-                while not (driving.done() and happening.done()):
-                    await asyncio.wait([driving, happening], timeout=DETAIL_EVERY_S)
+                work = [group.create_task(driver.run(intents))]
+
+                async def grow() -> None:
+                    nonlocal joined
+                    if options.new_cell:
+                        joined = await self.join(driver.seconds_in)
+                        work.append(group.create_task(driver.also(self._newcomers(driver, joined, len(intents)))))
+
+                happening = group.create_task(incidents.run(when, cast.accounts[0].tenant, victim, grow))
+                while pending := [task for task in (*work, happening) if not task.done()]:
+                    await asyncio.wait(pending, timeout=DETAIL_EVERY_S)
                     self._teller.detail(self._progress(driver, record))
-        return record, happening.result()
+        return record, happening.result(), joined
+
+    async def join(self, now: Callable[[], float]) -> Joined:
+        """One more cell, and the first tenants in it, by the front door."""
+        began = now()
+        how = await add_cell(self._fleet, NEW_CELL, self._teller.say)
+        ready = now()
+        slugs = [f"{self._options.shops}-new-{n}" for n in range(1, NEWCOMERS + 1)]
+        self._teller.say(f"{NEW_CELL} takes tenants; signing up {len(slugs)} at the front door")
+        cast = await sign_up(self._routers, self._fleet.spec.front_door_host, slugs, self._run)
+        joined = Joined(NEW_CELL, how, ready - began, now() - began, cast)
+        self._teller.verdict(joined.good, f"{NEW_CELL} was added under traffic; {joined.words()}")
+        return joined
+
+    def _newcomers(self, driver: Driver, joined: Joined, number: int) -> tuple[Intent, ...]:
+        """The requests of the tenants in the new cell, from now to the end of the traffic or a little longer."""
+        options, at = self._options, driver.seconds_in()
+        seconds = max(options.seconds - at, options.seconds * NEW_LEAST)
+        first = driver.admit(joined.cast.accounts, joined.cast.orders)
+        traffic = Traffic(len(joined.cast.accounts), options.rate * NEW_SHARE, seconds, options.seed)
+        return beside(schedule(traffic), number=number, at=at, tenant=first)
 
     def _progress(self, driver: Driver, record: Record) -> str:
         at = min(driver.seconds_in(), self._options.seconds)
@@ -243,7 +282,7 @@ def only_one(folder: Path) -> Iterator[None]:
 
 
 @click.command(context_settings={"help_option_names": ["-h", "--help"]})
-@click.option("--seconds", default=20.0, show_default=True, type=click.FloatRange(min=5), help="Length of the traffic.")
+@click.option("--seconds", default=25.0, show_default=True, type=click.FloatRange(min=5), help="Length of the traffic.")
 @click.option(
     "--tenants", default=20, show_default=True, type=click.IntRange(min=1, max=200), help="Tenants to sign up."
 )
@@ -251,13 +290,14 @@ def only_one(folder: Path) -> Iterator[None]:
     "--rate", default=120.0, show_default=True, type=click.FloatRange(min=1), help="Requests a second, in all."
 )
 @click.option("--seed", default=1, show_default=True, help="Seed of the schedule.")
+@click.option("--new-cell/--no-new-cell", default=True, show_default=True, help="Add a cell while the traffic runs.")
 @click.option("--keep", is_flag=True, help="Leave the fleet running at the end.")
 @click.option("--state", type=click.Path(path_type=Path), help="Folder of the demo's fleet.")
-def main(seconds: float, tenants: int, rate: float, seed: int, keep: bool, state: Path | None) -> None:
-    """Start a fleet, move a tenant under live traffic, break things, and check the books."""
+def main(seconds: float, tenants: int, rate: float, seed: int, new_cell: bool, keep: bool, state: Path | None) -> None:
+    """Start a fleet, move a tenant and add a cell under live traffic, break things, and check the books."""
     default = default_folder()
     folder = state.absolute() if state else default.with_name(f"{default.name}-demo")
-    options = Options(seconds, tenants, rate, seed, keep, folder)
+    options = Options(seconds, tenants, rate, seed, keep, folder, new_cell=new_cell)
     with Teller(console()) as teller:
         try:
             with only_one(folder):

@@ -35,6 +35,7 @@ class Driver:
     """One run. ``orders`` are acknowledged orders per tenant to read; creates of the run are added to them.
 
     `run` returns when every request has ended. `seconds_in` places an event of the outside on the run's time axis.
+    Tenants that come while it runs are told by `admit`, and `also` sends their requests on the same axis.
     """
 
     def __init__(
@@ -46,11 +47,13 @@ class Driver:
         record: Record,
     ) -> None:
         self._routers = routers
-        self._accounts = accounts
+        self._accounts = list(accounts)
         self._orders = {tenant: list(known) for tenant, known in orders.items()}
         self._run = run
         self._record = record
         self._start = 0.0
+        self._cpu: Callable[[], float] = time.process_time
+        self._cpu_start = 0.0
 
     def seconds_in(self) -> float:
         """Seconds since the start of the run."""
@@ -58,10 +61,21 @@ class Driver:
 
     async def run(self, intents: Sequence[Intent], *, cpu: Callable[[], float] = time.process_time) -> None:
         """Send all of them. Cancelling it cancels what is in flight and leaves the record as far as it got."""
+        self._start = asyncio.get_running_loop().time() + LEAD_IN_S
+        self._cpu, self._cpu_start = cpu, cpu()
+        await self.also(intents)
+
+    def admit(self, accounts: Sequence[Account], orders: Mapping[str, Sequence[str]]) -> int:
+        """More tenants; returns the number by which intents name the first of them."""
+        first = len(self._accounts)
+        self._accounts.extend(accounts)
+        self._orders |= {tenant: list(known) for tenant, known in orders.items()}
+        return first
+
+    async def also(self, intents: Sequence[Intent]) -> None:
+        """Send these too, while `run` is at work or after it. Their numbers must be others than those of `run`."""
         loop = asyncio.get_running_loop()
-        self._start = loop.time() + LEAD_IN_S
-        self._record.intended = len(intents)
-        before = cpu()
+        self._record.intended += len(intents)
         try:
             async with asyncio.TaskGroup() as tasks:
                 for intent in intents:
@@ -71,7 +85,7 @@ class Driver:
                     tasks.create_task(self._perform(intent))
         finally:
             self._record.seconds = self.seconds_in()
-            self._record.cpu_seconds = cpu() - before
+            self._record.cpu_seconds = self._cpu() - self._cpu_start
 
     async def _perform(self, intent: Intent) -> None:
         account = self._accounts[intent.tenant]

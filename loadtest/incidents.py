@@ -1,9 +1,10 @@
-"""What happens to the fleet while the traffic runs: a move, a killed router worker, a control plane that goes away."""
+"""What happens to the fleet while the traffic runs: a move, whatever follows it, a killed router worker, a control
+plane that goes away."""
 
 import asyncio
 import os
 import signal
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
@@ -40,7 +41,7 @@ class Timetable:
     @classmethod
     def over(cls, seconds: float) -> "Timetable":
         """Spread over a run of ``seconds``, with room after the last one to see its effects."""
-        return cls(seconds * 0.2, seconds * 0.45, seconds * 0.6, seconds * 0.75)
+        return cls(seconds * 0.12, seconds * 0.45, seconds * 0.6, seconds * 0.75)
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,29 +66,34 @@ class Incidents:
         self._now = now
         self._say = say
 
-    async def run(self, when: Timetable, tenant: str, victim: "Victim") -> Happened:
-        """All of them; returns when the move has ended and the control plane is back. ``victim`` loses a worker."""
+    async def run(
+        self, when: Timetable, tenant: str, victim: "Victim", after_move: Callable[[], Awaitable[None]]
+    ) -> Happened:
+        """All of them; returns when the control plane is back. ``victim`` loses a worker.
+
+        The control plane goes away only when ``after_move`` has returned, which may need it.
+        """
         await self._at(when.move)
         async with asyncio.TaskGroup() as group:
-            moving = group.create_task(self._move(tenant))
+            moving = group.create_task(self._move(tenant, after_move))
             await self._at(when.kill)
             kill = self._kill_worker(victim)
             await self._at(when.control_plane_off)
+            move, period = await moving
             away_from = self._now()
             self._say("stopping the control plane: the data plane must not notice")
             await self._machine.stop(CONTROL_PLANE)
-            await self._at(when.control_plane_on)
+            await self._at(away_from + when.control_plane_on - when.control_plane_off)
             self._say("starting the control plane again")
             await self._machine.revive(CONTROL_PLANE)
             away_until = self._now()
             self._say(f"the control plane is back after {away_until - away_from:.1f} s")
-        move, period = moving.result()
         return Happened(move, period, kill, away_from, away_until)
 
     async def _at(self, second: float) -> None:
         await asyncio.sleep(max(0.0, second - self._now()))
 
-    async def _move(self, name: str) -> tuple[Move, tuple[float, float]]:
+    async def _move(self, name: str, then: Callable[[], Awaitable[None]]) -> tuple[Move, tuple[float, float]]:
         tenant = await self._control_plane.tenant(name)
         target = next(cell for cell in await self._control_plane.cells() if cell != tenant.cell)
         began = self._now()
@@ -95,8 +101,10 @@ class Incidents:
         self._say(f"moving the busiest tenant, {tenant.slug}, from {tenant.cell} to {target} under its own writes")
         move = await self._control_plane.wait_move(move, timeout_s=MOVE_TIMEOUT_S)
         hold = f"{move.hold_ms:.0f} ms" if move.hold_ms is not None else "no time"
+        ended = self._now()
         self._say(f"the move is {move.state}: {move.rows} rows, requests were held for {hold}")
-        return move, (began, self._now())
+        await then()
+        return move, (began, ended)
 
     def _kill_worker(self, victim: "Victim") -> Kill:
         pids = worker_pids(victim.log)

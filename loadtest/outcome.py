@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from loadtest.books import Audit, Wrong
 from loadtest.incidents import Happened
 from loadtest.negative import Verdict
+from loadtest.newcell import Joined
 from loadtest.record import Failure, Latency, Record, write_gap
 from loadtest.show import Line
 
@@ -16,7 +17,9 @@ HOLD_GOAL_MS = 250.0  # a longer hold is marked, but makes no run bad: `good` is
 
 @dataclass(frozen=True)
 class Outcome:
-    """Everything about one run of the demo. ``seconds`` is for how long traffic was offered."""
+    """Everything about one run of the demo. ``seconds`` is for how long traffic was offered; ``joined`` is None where
+    no cell was to be added.
+    """
 
     seconds: float
     record: Record
@@ -25,6 +28,7 @@ class Outcome:
     happened: Happened
     moved: str
     slug: str
+    joined: Joined | None = None
 
     @property
     def blamed(self) -> list[Failure]:
@@ -38,8 +42,12 @@ class Outcome:
 
     @property
     def good(self) -> bool:
-        """Nothing lost, doubled or misplaced; nothing failed that the demo did not cause; books that can be trusted."""
-        return self.audit.balanced and not self.failures and self.control.caught and self.happened.move.state == "done"
+        """Nothing lost, doubled or misplaced; nothing failed that the demo did not cause; books that can be trusted;
+        the tenant moved, and the new cell serves new tenants.
+        """
+        trusted = self.audit.balanced and self.control.caught
+        changed = self.happened.move.state == "done" and (self.joined is None or self.joined.good)
+        return trusted and changed and not self.failures
 
     def lines(self) -> list[Line]:
         """The table."""
@@ -54,6 +62,7 @@ class Outcome:
             Line("the move", f"{self.slug}: {move.source} -> {move.target}, {move.state}", move.state != "done"),
             Line("hold time of the move", hold, move.hold_ms is None or move.hold_ms > HOLD_GOAL_MS),
             Line("longest write gap of the moved tenant", self._gap()),
+            *self._joined(),
             Line("control plane away", f"{self.happened.away_until - self.happened.away_from:.1f} s"),
             Line("negative control", "caught" if self.control.caught else "MISSED", not self.control.caught),
             Line("books", self._books(), not self.audit.balanced),
@@ -77,6 +86,11 @@ class Outcome:
         moving = write_gap(writes, during=(began, ended))
         told = f"{longest.seconds * 1000:.0f} ms, {longest.at:.2f} s into the run"
         return f"{told}; while it moved {moving.seconds * 1000:.0f} ms (from {began:.2f} s to {ended:.2f} s)"
+
+    def _joined(self) -> list[Line]:
+        if self.joined is None:
+            return []
+        return [Line(f"{self.joined.cell}, added under traffic", self.joined.words(), not self.joined.good)]
 
     def _failed(self) -> str:
         if not self.failures:

@@ -6,8 +6,8 @@ system under test answers; that is what keeps a slow system from slowing the mea
 """
 
 import random
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from enum import StrEnum
 
 
@@ -78,3 +78,10 @@ def schedule(traffic: Traffic) -> tuple[Intent, ...]:
             at += rng.expovariate(traffic.rate * weight)
     arrivals.sort(key=lambda a: a[:2])
     return tuple(Intent(number, *arrival) for number, arrival in enumerate(arrivals))
+
+
+def beside(intents: Sequence[Intent], *, number: int, at: float, tenant: int) -> tuple[Intent, ...]:
+    """The same requests for tenants that come while others run: numbered, timed and named from these on."""
+    return tuple(
+        replace(each, number=each.number + number, at=each.at + at, tenant=each.tenant + tenant) for each in intents
+    )

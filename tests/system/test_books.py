@@ -33,7 +33,9 @@ async def demo(fleet: Fleet) -> AsyncIterator[tuple[Demo, io.StringIO]]:
     """The demo on the session's fleet, small, and what it said."""
     said = io.StringIO()
     shops = f"books-{secrets.token_hex(3)}"
-    options = Options(6.0, tenants=4, rate=60.0, seed=7, keep=True, folder=fleet.folder.path, shops=shops)
+    options = Options(
+        6.0, tenants=4, rate=60.0, seed=7, keep=True, folder=fleet.folder.path, shops=shops, new_cell=False
+    )
     async with AsyncExitStack() as stack:
         yield Demo(fleet, options, Teller(Console(file=said, width=200)), stack), said
 
@@ -92,7 +94,7 @@ def until(condition: Callable[[], bool], what: str) -> None:
         time.sleep(0.02)
 
 
-@pytest.mark.parametrize("moment", ["negative control", "open-loop traffic"])
+@pytest.mark.parametrize("moment", ["negative control", "open-loop traffic", "adding cell-3"])
 def test_ctrl_c_leaves_a_demo_running(system_folder: Path, tmp_path: Path, moment: str) -> None:
     folder = system_folder / f"demo-{re.sub('[^a-z]', '', moment)}"
     log = tmp_path / "demo.log"

@@ -7,7 +7,7 @@ import pytest
 from contracts import problems
 from loadtest.driver import ATTEMPT_TIMEOUT_S, Driver
 from loadtest.record import Failure, Kill, Record
-from loadtest.schedule import Intent, Kind, Traffic, schedule
+from loadtest.schedule import Intent, Kind, Traffic, beside, schedule
 from loadtest.wire import Answer, ExchangeError
 from loadtest.workload import Account
 from tests.unit.loadtest.virtual_time import run
@@ -73,6 +73,29 @@ def test_a_slow_fleet_slows_the_schedule_down() -> None:
     assert fleet.times == pytest.approx([i.at for i in intents], abs=0.001)
     assert record.pace.kept
     assert record.sent == record.succeeded == len(intents)
+
+
+def test_tenants_who_come_during_a_run_wait_for_its_end_or_use_its_keys_again() -> None:
+    fleet, record = FakeFleet(), Record()
+    late = Account("t2", "two", "two.cellwall.localhost", "cwk_t2_x", ("p2",))
+    intents = creates(3)
+
+    async def grow() -> None:
+        driver = Driver([fleet], [ACCOUNT], ORDERS, "run", record)
+        async with asyncio.TaskGroup() as group:
+            group.create_task(driver.run(intents, cpu=NO_CPU))
+            await asyncio.sleep(0.15)
+            first = driver.admit([late], {"t2": ["o9"]})
+            group.create_task(driver.also(beside(creates(2), number=len(intents), at=0.1, tenant=first)))
+
+    run(grow())
+    assert fleet.times == pytest.approx([0.1, 0.2, 0.2, 0.3, 0.3], abs=0.01)
+    assert {(a.tenant, a.key) for a in record.acknowledged} == {
+        *(("t1", f"run-{n}") for n in range(3)),
+        *(("t2", f"run-{n}") for n in (3, 4)),
+    }
+    assert record.intended == record.sent == record.succeeded == 5
+    assert record.seconds >= 0.3
 
 
 def test_a_driver_that_fell_behind_calls_its_figures_good() -> None:

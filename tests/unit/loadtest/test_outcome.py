@@ -11,18 +11,28 @@ from contracts import envelope
 from loadtest.books import Audit, Finding, Wrong
 from loadtest.incidents import Happened, Timetable, worker_pids
 from loadtest.negative import StaleRouter, Verdict
+from loadtest.newcell import Joined
 from loadtest.operator import Move
 from loadtest.outcome import Outcome
-from loadtest.record import Failure, Kill, Record, Write
+from loadtest.record import Acknowledged, Failure, Kill, Record, Write
 from loadtest.schedule import Kind
 from loadtest.show import Teller
+from loadtest.tenants import Cast
 from loadtest.wire import Answer
+from loadtest.workload import Account
 
 MOVE = Move("m1", "t1", "cell-1", "cell-2", "done", rows=400, hold_ms=87.4)
 BALANCED = Audit(10, 10, 0, 0, ())
 CAUGHT = Verdict(Audit(26, 1, 0, 0, tuple(Finding(Wrong.LOST, "t9", "x") for _ in range(25))), MOVE, 25, 421)
 HAPPENED = Happened(MOVE, (4.0, 5.0), Kill("router-1", 9.0, 4242, frozenset({4711})), 12.0, 15.2)
 LOST = Failure(9.01, 8.99, "t1", Kind.READ, "router-1", "connection lost", local_port=4711, retried=True)
+
+
+def joined(*cells: str) -> Joined:
+    """A cell-3 that was added, and newcomers whose first orders were answered by these cells."""
+    accounts = tuple(Account(f"t{n}", f"new-{n}", "host", "key", ("p",)) for n in range(len(cells)))
+    orders = tuple(Acknowledged(f"t{n}", f"o{n}", f"k{n}", 0.0, cell, 1) for n, cell in enumerate(cells))
+    return Joined("cell-3", "pulumi up", 7.25, 7.96, Cast(accounts, orders))
 
 
 def outcome(*failures: Failure, **change: object) -> Outcome:
@@ -69,11 +79,20 @@ def test_a_good_run_is_called_bad() -> None:
         outcome(control=replace(CAUGHT, refused_with=201)),
         outcome(control=replace(CAUGHT, acknowledged_stale=0)),
         outcome(happened=replace(HAPPENED, move=Move("m1", "t1", "cell-1", "cell-2", "failed", "checksums differ"))),
+        outcome(joined=joined("cell-1", "cell-2")),
     ],
 )
 def test_a_bad_run_is_called_good(bad: Outcome) -> None:
     assert not bad.good
     assert any(line.bad for line in bad.lines())
+
+
+def test_a_cell_that_was_added_is_not_in_the_table() -> None:
+    made = outcome(joined=joined("cell-3", "cell-1", "cell-3"))
+    assert made.good
+    assert table(made)["cell-3, added under traffic"] == (
+        "pulumi up: ready after 7.2 s, first orders after 8.0 s; 2 of 3 tenants who signed up then live there"
+    )
 
 
 @pytest.mark.parametrize(("hold_ms", "bad"), [(250.0, False), (251.0, True), (None, True)])
