@@ -11,6 +11,7 @@ from typing import Any
 
 from infra.local.spec import CHECKOUT
 
+PROGRAMS = CHECKOUT / "infra" / "stacks"
 PATIENCE_S = 120.0  # a safety net on busy machines; nothing waits for it
 
 
@@ -33,15 +34,15 @@ class Ran:
 
 
 class Stack:
-    """A copy of a program of infra/stacks, so that its configuration does not land in the checkout."""
+    """A copy of a program, most of infra/stacks, so that its configuration does not land in the checkout."""
 
-    def __init__(self, program: str, name: str, folder: Path, environ: Mapping[str, str]) -> None:
+    def __init__(
+        self, program: str, name: str, folder: Path, environ: Mapping[str, str], programs: Path = PROGRAMS
+    ) -> None:
         self.name = name
         self.folder = folder / f"{program}-{name}"
         self.environ = dict(environ)
-        shutil.copytree(
-            CHECKOUT / "infra" / "stacks" / program, self.folder, ignore=shutil.ignore_patterns("Pulumi.*.yaml")
-        )
+        shutil.copytree(programs / program, self.folder, ignore=shutil.ignore_patterns("Pulumi.*.yaml"))
         self.run("stack", "init", name).ok()
 
     def run(self, *arguments: str) -> Ran:

@@ -1,8 +1,9 @@
 """The stacks of AWS, driven by the real engine against a double of the provider (tests/infra/double)."""
 
-import os
-import sys
-from collections.abc import Mapping
+import json
+import re
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -11,34 +12,24 @@ from infra.aws import configuration
 from infra.aws.configuration import Configuration
 from infra.local.spec import CHECKOUT
 from tests.infra.double.account import Account
+from tests.infra.double.cloud import cloud
 from tests.infra.stack import Ran, Stack
-from tests.unit.infra.aws.world import FLEET, IMAGE, ROOTS, spec, token
+from tests.unit.infra.aws.world import FLEET, IMAGE, NEXT_IMAGE, ROOTS, spec, token
 
 pytestmark = pytest.mark.timeout(900)
 
+PRINCIPALS = {
+    "CELLWALL_POLICY_ROUTER": FLEET.router_principal,
+    "CELLWALL_POLICY_CELLS": FLEET.cell_principal,
+}
 PACK = str(CHECKOUT / "infra" / "policy" / "pack.py")
 
 
 class Fleet:
     """The stacks of one account."""
 
-    def __init__(self, folder: Path, environ: Mapping[str, str]) -> None:
-        programs = folder / "bin"
-        programs.mkdir()
-        plugin = programs / "pulumi-resource-aws"
-        plugin.write_text(f'#!/bin/sh\nexec "{sys.executable}" -m tests.infra.double.provider "$@"\n')
-        plugin.chmod(0o755)
-        self._folder, account = folder, folder / "account"
-        account.mkdir()
-        self.account = Account(account)
-        self._environ = {
-            **environ,
-            "PATH": f"{programs}{os.pathsep}{environ['PATH']}",
-            "PYTHONPATH": str(CHECKOUT),
-            "CELLWALL_DOUBLE_ACCOUNT": str(account),
-            "CELLWALL_POLICY_ROUTER": FLEET.router_principal,
-            "CELLWALL_POLICY_CELLS": FLEET.cell_principal,
-        }
+    def __init__(self, folder: Path, account: Account, environ: Mapping[str, str]) -> None:
+        self._folder, self.account, self._environ = folder, account, dict(environ)
 
     def stack(self, program: str, name: str, config: Configuration, **environ: str) -> Stack:
         made = Stack(program, name, self._folder, {**self._environ, **environ})
@@ -63,36 +54,93 @@ class Fleet:
 
 
 @pytest.fixture(scope="module")
-def fleet(pulumi_environment: dict[str, str], infra_folder: Path) -> Fleet:
+def fleet(pulumi_environment: dict[str, str], infra_folder: Path) -> Iterator[Fleet]:
     folder = infra_folder / "aws"
-    folder.mkdir()
-    return Fleet(folder, {**pulumi_environment, "PULUMI_BACKEND_URL": f"file://{folder}"})
+    with cloud(folder, {**pulumi_environment, **PRINCIPALS}) as (account, environ):
+        yield Fleet(folder, account, environ)
 
 
 def changes(ran: Ran) -> dict[str, int]:
-    """What the summary of an `up` counts."""
+    """What the summary of an operation counts."""
     summary = ran.ok().said.rpartition("Resources:")[2]
-    words = [line.split() for line in summary.splitlines()]
-    return {line[-1]: int(line[-2]) for line in words if len(line) >= 2 and line[-2].isdigit()}
+    return {kind: int(number) for number, kind in re.findall(r"(\d+) ([a-z]+)$", summary, re.MULTILINE)}
 
 
-def test_a_fleet_comes_up_through_a_failure_and_then_stays_as_it_is(fleet: Fleet) -> None:
+def side_by_side(stacks: Sequence[Stack], work: Callable[[Stack], None]) -> None:
+    """Stacks have nothing in common but the account, so two of them at a time."""
+    with ThreadPoolExecutor(2) as pool:
+        list(pool.map(work, stacks))
+
+
+def comes_up(stack: Stack) -> None:
+    assert changes(stack.do("up"))["created"] > 0
+
+
+def stays_as_it_is(stack: Stack) -> None:
+    assert set(changes(stack.do("up"))) == {"unchanged"}, f"{stack.name}: a second up changes something"
+    assert set(changes(stack.do("refresh"))) == {"unchanged"}, f"{stack.name}: a refresh finds a difference"
+
+
+def keeps_its_data(stack: Stack) -> None:
+    stack.do("destroy").refused("cannot be deleted")
+
+
+def release(stack: Stack) -> None:
+    """The step before destroying on purpose; it touches data and what guards it, and nothing else."""
+    stack.run("config", "set", "cellwall:keep", "false").ok()
+    assert set(changes(stack.do("up"))) <= {"updated", "unchanged"}
+
+
+def destroy(stack: Stack) -> None:
+    stack.do("destroy").ok()
+
+
+def takes_version(stack: Stack, key: str, value: str, services: int) -> None:
+    """A new version touches each service and its task definition."""
+    stack.run("config", "set", key, value).ok()
+    counted = changes(stack.do("up"))
+    assert {kind: counted.get(kind) for kind in ("updated", "replaced", "created", "deleted")} == {
+        "updated": services,
+        "replaced": services,
+        "created": None,
+        "deleted": None,
+    }, stack.name
+
+
+def test_a_fleet_is_born_through_a_failure_changes_and_ends(fleet: Fleet) -> None:
     ground, plane = fleet.platform(), fleet.control_plane()
-    ground.do("up").ok()
-    plane.do("up").ok()
+    for stack in (ground, plane):
+        stack.run("preview", "--policy-pack", PACK).ok()
+        stack.do("up").ok()
 
-    one = fleet.cell("cell-1")
-    passed = one.run("preview", "--policy-pack", PACK).ok()
-    assert "cellwall" in passed.said
-
-    one.environ["CELLWALL_DOUBLE_FAIL"] = "cell-1-shard-2"  # a failure in the middle
+    one, two = fleet.cell("cell-1"), fleet.cell("cell-2")
+    assert "cellwall" in one.run("preview", "--policy-pack", PACK).ok().said
+    fleet.account.fail_at("cell-1-shard-2")  # a failure in the middle
     one.do("up").refused("the double was told to fail here")
-    del one.environ["CELLWALL_DOUBLE_FAIL"]
-    assert changes(one.do("up"))["created"] > 0
-    assert set(changes(one.do("up"))) == {"unchanged"}
+    fleet.account.fail_at(None)
+    side_by_side([one, two], comes_up)
+    assert len({stack.outputs()["service_name"] for stack in (one, two)}) == 2
 
-    two, router = fleet.cell("cell-2"), fleet.router("cell-1", "cell-2")
-    two.do("up").ok()
+    router = fleet.router("cell-1", "cell-2")
+    router.run("preview", "--policy-pack", PACK).ok()
     router.do("up").ok()
-    services = {stack.outputs()["service_name"] for stack in (one, two)}
-    assert len(services) == 2
+    stacks = (ground, plane, one, two, router)
+    side_by_side(stacks, stays_as_it_is)
+
+    newer = spec("cell-1", images={"api": NEXT_IMAGE, "worker": NEXT_IMAGE}).mapping()
+    versions = {
+        one: ("cellwall:cell", json.dumps(newer), 2),
+        plane: ("cellwall:image", NEXT_IMAGE, 2),
+        router: ("cellwall:image", NEXT_IMAGE, 1),
+    }
+    side_by_side(list(versions), lambda stack: takes_version(stack, *versions[stack]))
+
+    before = fleet.account.idents()
+    side_by_side(stacks, keeps_its_data)
+    assert fleet.account.idents() == before, "a refused destroy took something away"
+    side_by_side(stacks, release)
+    destroy(router)
+    side_by_side([one, two], destroy)
+    destroy(plane)
+    destroy(ground)
+    assert fleet.account.idents() == {}

@@ -1,7 +1,6 @@
 """A double of the AWS provider, as the engine starts it: a gRPC server that prints its port.
 
-``CELLWALL_DOUBLE_ACCOUNT`` is the folder of its `Account`. While ``CELLWALL_DOUBLE_FAIL`` names a logical name, making
-that resource fails, as AWS does at times.
+``CELLWALL_DOUBLE_ACCOUNT`` is the folder of its `Account`.
 """
 
 import os
@@ -43,8 +42,8 @@ def kind_of(urn: str) -> tuple[str, str]:
 class Double(provider_pb2_grpc.ResourceProviderServicer):
     """One call at a time: an account is a folder."""
 
-    def __init__(self, account: Account, fails: str | None) -> None:
-        self._account, self._fails, self._lock = account, fails, threading.Lock()
+    def __init__(self, account: Account) -> None:
+        self._account, self._lock = account, threading.Lock()
 
     def GetPluginInfo(self, request: Any, context: Any) -> Any:  # noqa: N802
         return plugin_pb2.PluginInfo(version=VERSION)
@@ -83,13 +82,11 @@ class Double(provider_pb2_grpc.ResourceProviderServicer):
         )
 
     def Create(self, request: Any, context: Any) -> Any:  # noqa: N802
-        kind, name = kind_of(request.urn)
+        kind, _ = kind_of(request.urn)
         inputs = plain(request.properties)
         if request.preview:
             later = dict.fromkeys(computed(kind, ""), UNKNOWN)
             return provider_pb2.CreateResponse(id="", properties=struct({**later, **inputs}))
-        if name == self._fails:
-            return self._refuse(context, f"{name}: the double was told to fail here")
         with self._lock:
             try:
                 ident, outputs = self._account.create(request.urn, kind, inputs)
@@ -143,8 +140,7 @@ def main() -> None:
     """Serve until the engine ends this process."""
     account = Account(Path(os.environ["CELLWALL_DOUBLE_ACCOUNT"]))
     server = grpc.server(futures.ThreadPoolExecutor(16))
-    double = Double(account, os.environ.get("CELLWALL_DOUBLE_FAIL"))
-    provider_pb2_grpc.add_ResourceProviderServicer_to_server(double, server)
+    provider_pb2_grpc.add_ResourceProviderServicer_to_server(Double(account), server)
     port = server.add_insecure_port("127.0.0.1:0")
     server.start()
     sys.stdout.write(f"{port}\n")

@@ -1,0 +1,49 @@
+"""The policy pack in the real engine: each rule stops the stack that breaks it, and no other rule does."""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from infra.local.spec import CHECKOUT
+from infra.policy.rules import RULES
+from tests.infra.double.cloud import cloud
+from tests.infra.stack import Stack
+from tests.unit.infra.aws.world import FLEET
+
+PACK = str(CHECKOUT / "infra" / "policy" / "pack.py")
+NAMES = tuple(rule.name for rule in RULES)
+
+
+@pytest.fixture(scope="module")
+def stack(pulumi_environment: dict[str, str], infra_folder: Path) -> Iterator[Stack]:
+    principals = {
+        "CELLWALL_POLICY_ROUTER": FLEET.router_principal,
+        "CELLWALL_POLICY_CELLS": FLEET.cell_principal,
+    }
+    folder = infra_folder / "policy"
+    with cloud(folder, {**pulumi_environment, **principals}) as (_, environ):
+        yield Stack("violating", "test", folder, environ, programs=CHECKOUT / "tests" / "infra")
+
+
+def test_a_stack_that_breaks_no_rule_passes(stack: Stack) -> None:
+    stack.environ["CELLWALL_VIOLATES"] = "none"
+    said = stack.run("preview", "--policy-pack", PACK).ok().said
+    assert [name for name in NAMES if name in said] == []
+
+
+@pytest.mark.parametrize("rule", NAMES)
+def test_a_violation_is_stopped_by_its_rule(stack: Stack, rule: str) -> None:
+    stack.environ["CELLWALL_VIOLATES"] = rule
+    said = stack.run("preview", "--policy-pack", PACK).refused("[mandatory]").said
+    assert [name for name in NAMES if name in said] == [rule]
+    assert "bad (" in said, "the message names no resource"
+
+
+def test_a_pack_that_is_not_told_who_may_make_endpoints_lets_nothing_through(stack: Stack) -> None:
+    stack.environ["CELLWALL_VIOLATES"] = "none"
+    told = stack.environ.pop("CELLWALL_POLICY_ROUTER")
+    try:
+        stack.run("preview", "--policy-pack", PACK).refused("the policy pack needs CELLWALL_POLICY_ROUTER")
+    finally:
+        stack.environ["CELLWALL_POLICY_ROUTER"] = told

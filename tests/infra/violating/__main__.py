@@ -1,0 +1,80 @@
+"""A stack of a cell that breaks the rule that ``CELLWALL_VIOLATES`` names; with ``none``, it breaks none."""
+
+import json
+import os
+
+from pulumi_aws import cloudwatch, ec2, ecs, iam, kms, vpc
+
+from infra.aws.fleet import Tags
+
+TAGS = Tags("test", "cell", "cell-1")
+
+
+def none() -> None:
+    pass
+
+
+def one_cell_per_stack() -> None:
+    ec2.Vpc("bad", cidr_block="10.64.0.0/16", tags=Tags("test", "cell", "cell-2").named("bad"))
+
+
+def no_bridges() -> None:
+    ec2.VpcPeeringConnection("bad", vpc_id=own.id, peer_vpc_id="vpc-2", tags=TAGS.named("bad"))
+
+
+def guarded_endpoints() -> None:
+    ec2.VpcEndpointService(
+        "bad",
+        acceptance_required=False,
+        allowed_principals=["arn:aws:iam::999999999999:root"],
+        network_load_balancer_arns=["arn"],
+        tags=TAGS.named("bad"),
+    )
+
+
+def encrypted() -> None:
+    cloudwatch.LogGroup("bad", tags=TAGS.named("bad"))
+
+
+def nothing_public() -> None:
+    vpc.SecurityGroupIngressRule(
+        "bad",
+        security_group_id="sg-1",
+        ip_protocol="tcp",
+        from_port=5432,
+        to_port=5432,
+        cidr_ipv4="0.0.0.0/0",
+        tags=TAGS.named("bad"),
+    )
+
+
+def data_kept() -> None:
+    kms.Key("bad", tags=TAGS.named("bad"))
+
+
+def bounded_roles() -> None:
+    iam.Role("bad", assume_role_policy="{}", tags=TAGS.named("bad"))
+
+
+def images_by_digest() -> None:
+    ecs.TaskDefinition(
+        "bad",
+        family="bad",
+        container_definitions=json.dumps([{"name": "api", "image": "cellwall/cell:latest"}]),
+        tags=TAGS.named("bad"),
+    )
+
+
+own = ec2.Vpc("own", cidr_block="10.64.0.0/16", tags=TAGS.named("own"))
+violations = (
+    none,
+    one_cell_per_stack,
+    no_bridges,
+    guarded_endpoints,
+    encrypted,
+    nothing_public,
+    data_kept,
+    bounded_roles,
+    images_by_digest,
+)
+{each.__name__.replace("_", "-"): each for each in violations}[os.environ["CELLWALL_VIOLATES"]]()
