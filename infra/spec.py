@@ -89,7 +89,7 @@ class CellSpec:
             _matches("schema", self.schema, _REVISION, "a schema revision such as 0002_pre_product")
         for role, image in self.images.items():
             _one_of("images", role, get_args(Role))
-            _matches(f"images.{role}", image, _IMAGE, "an image by digest, NAME@sha256:<64 hexadecimal digits>")
+            check_image(f"images.{role}", image)
         if self.capacity is not None:
             _between("capacity", self.capacity, 1, CAPACITY_MAX)
         if self.connections is not None:
@@ -140,6 +140,11 @@ class CellSpec:
         """The inverse of `parse`, without what was left to the defaults of the size."""
         told = asdict(self) | {"images": dict(self.images)}
         return {name: value for name, value in told.items() if value is not None and value != {}}
+
+
+def check_image(field: str, image: str) -> None:
+    """`SpecError` for ``field`` where ``image`` does not name one by its digest."""
+    _matches(field, image, _IMAGE, "an image by digest, NAME@sha256:<64 hexadecimal digits>")
 
 
 def _one_of(name: str, value: str, allowed: tuple[str, ...]) -> None:

@@ -76,7 +76,9 @@ class Fleet:
             raise SpecError("base_domain", str(e)) from None
         cell, platform = _network("cell_cidr", self.cell_cidr), _network("platform_cidr", self.platform_cidr)
         if cell.overlaps(platform):
-            raise SpecError("cell_cidr", f"{cell} overlaps the platform's {platform}; logs could not tell them apart")
+            raise SpecError(
+                "cell_cidr", f"{cell} overlaps the platform's {platform}; take another, such as 10.64.0.0/16"
+            )
 
     @classmethod
     def parse(cls, told: Mapping[str, Any]) -> "Fleet":

@@ -1,7 +1,8 @@
 """What the stacks' programs do: read the configuration, make one component, export what other stacks need."""
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
+from typing import Any, TypeVar
 
 import pulumi
 
@@ -10,10 +11,12 @@ from infra.aws.cell import Cell, CellArgs, CellKeys, Surroundings
 from infra.aws.component import Latch
 from infra.aws.control_plane import ControlPlane, ControlPlaneArgs, ControlPlaneKeys
 from infra.aws.edge import Edge
-from infra.aws.fleet import Fleet
+from infra.aws.fleet import Fleet, check_cell
 from infra.aws.platform import Platform, PlatformArgs
 from infra.aws.router import CellLink, Router, RouterArgs, RouterKeys
-from infra.spec import SpecError
+from infra.spec import SpecError, check_image
+
+_T = TypeVar("_T")
 
 
 def platform() -> None:
@@ -35,10 +38,10 @@ def platform() -> None:
 
 
 def control_plane() -> None:
-    """The control plane's stack."""
-    config = _config()
-    keys = ControlPlaneKeys(**{name: config.require_secret(name) for name in ControlPlaneKeys.names()})
-    made = ControlPlane(ControlPlaneArgs(_fleet(), _edge(), keys, config.require("image"), _keep()))
+    """The control plane's stack. Like all of them it reads its own configuration before it asks other stacks."""
+    fleet, image = _fleet(), _image()
+    keys = ControlPlaneKeys(**_secrets(ControlPlaneKeys.names()))
+    made = ControlPlane(ControlPlaneArgs(fleet, _edge(), keys, image, _keep()))
     Latch("control-plane", made, _keep())
     pulumi.export("service_name", made.service_name)
     pulumi.export("host", made.host)
@@ -47,16 +50,16 @@ def control_plane() -> None:
 
 def router() -> None:
     """The router's stack. It refers to each cell's for one name: that of the endpoint service."""
-    config = _config()
-    keys = RouterKeys(**{name: config.require_secret(name) for name in RouterKeys.names()})
+    fleet, image = _fleet(), _image()
+    keys = RouterKeys(**_secrets(RouterKeys.names()))
     control = _reference("control-plane", configuration.MAIN)
-    cells = [CellLink(name, _text(_reference("cell", name), "service_name")) for name in config.require_object("cells")]
+    cells = [CellLink(name, _text(_reference("cell", name), "service_name")) for name in _object("cells")]
     made = Router(
         RouterArgs(
-            _fleet(),
+            fleet,
             _edge(),
             keys,
-            config.require("image"),
+            image,
             cells,
             _text(control, "host"),
             _text(control, "group_id"),
@@ -68,18 +71,18 @@ def router() -> None:
 
 def cell() -> None:
     """One cell's stack."""
-    config = _config()
+    fleet = _fleet()
     with _named("cell"):
-        spec = configuration.read_cell(config.require_object("cell"), pulumi.get_stack())
-    keys = CellKeys(**{name: config.require_secret(name) for name in CellKeys.names()})
+        spec = configuration.read_cell(_object("cell"), pulumi.get_stack())
+        check_cell(spec, fleet)
+    keys = CellKeys(**_secrets(CellKeys.names()))
     ground = _reference("platform", configuration.MAIN)
     around = Surroundings(
         _text(ground, "boundary_arn"),
         _text(ground, "alarms_topic_arn"),
         _text(_reference("control-plane", configuration.MAIN), "service_name"),
     )
-    with _named("cell"):
-        made = Cell(CellArgs(spec, _fleet(), around, keys, _keep()))
+    made = Cell(CellArgs(spec, fleet, around, keys, _keep()))
     Latch(spec.name, made, _keep())
     pulumi.export("service_name", made.service_name)
     pulumi.export("name", spec.name)
@@ -89,9 +92,35 @@ def _config() -> pulumi.Config:
     return pulumi.Config(configuration.NAMESPACE)
 
 
+def _image() -> str:
+    image = _there("image", _config().get("image"))
+    try:
+        check_image(f"{configuration.NAMESPACE}:image", image)
+    except SpecError as e:
+        raise pulumi.RunError(str(e)) from None
+    return image
+
+
+def _object(name: str) -> Any:
+    return _there(name, _config().get_object(name))
+
+
+def _secrets(names: Iterable[str]) -> dict[str, pulumi.Output[str]]:
+    return {name: _there(name, _config().get_secret(name)) for name in names}
+
+
+def _there(name: str, value: _T | None) -> _T:
+    """A setting, or the end of the program before anything is created, with the way to get it."""
+    if value is None:
+        raise pulumi.RunError(
+            f"{configuration.NAMESPACE}:{name} is not set; python -m infra.aws.configure writes what a stack needs"
+        )
+    return value
+
+
 def _fleet() -> Fleet:
     with _named("fleet"):
-        return Fleet.parse(_config().require_object("fleet"))
+        return Fleet.parse(_object("fleet"))
 
 
 @contextmanager

@@ -83,6 +83,17 @@ def test_a_stack_that_holds_the_spec_of_another_cell_makes_nothing() -> None:
         run("cell", "cell-1", programs.cell, config)
 
 
+def test_a_control_plane_by_tag_is_refused_before_anything_is_asked_for() -> None:
+    config = configuration.control_plane(FLEET, ROOTS, "cellwall/control-plane:latest", token)
+    with pytest.raises(pulumi.RunError, match="cellwall:image: 'cellwall/control-plane:latest' is not an image by dig"):
+        run("control-plane", "main", programs.control_plane, config)
+
+
+def test_a_stack_without_configuration_is_told_what_writes_it() -> None:
+    with pytest.raises(pulumi.RunError, match=r"cellwall:fleet is not set; python -m infra\.aws\.configure writes"):
+        run("platform", "main", programs.platform, {})
+
+
 def test_only_cells_have_a_cell_tag() -> None:
     with pytest.raises(SpecError, match=r"tags\.cell"):
         Tags("test", "router", "cell-1")
