@@ -406,7 +406,7 @@ class Fleet:
 
     async def _stop_everything(self, *, keep: bool = False, keep_logs: bool = False) -> None:
         if self._runner is not None:
-            await self._runner.stop_everything()
+            await self._runner.stop_everything(discard=not keep)
         left = await stop_marked(self.folder)
         if left:
             self._say(f"stopped {left} processes that no record named")

@@ -4,7 +4,7 @@ import asyncio
 import contextlib
 from collections.abc import Awaitable, Callable
 from pathlib import Path
-from signal import SIGINT, SIGKILL, SIGTERM
+from signal import SIGINT, SIGKILL, SIGQUIT, SIGTERM
 from typing import Final
 
 import httpx
@@ -123,23 +123,26 @@ class Runner:
             del self.state.processes[name]
             self.save()
 
-    async def stop(self, name: str) -> None:
-        """Stop one process, and what it left."""
+    async def stop(self, name: str, *, discard: bool = False) -> None:
+        """Stop one process, and what it left. With ``discard`` a PostgreSQL does not write its memory out first: for
+        data that is deleted next. What it has acknowledged is in its log all the same.
+        """
         process = self.process(name)
         if process is not None:
             server = self.is_server(name)
-            first = SIGINT if server and isinstance(self.plan.server(name), PostgresServer) else SIGTERM
+            postgres = server and isinstance(self.plan.server(name), PostgresServer)
+            first = (SIGQUIT if discard else SIGINT) if postgres else SIGTERM
             grace_s = SERVER_GRACE_S if server else SERVICE_GRACE_S
             if not await process.stop(first=first, grace_s=grace_s):
                 self._say(f"{name} did not end within {grace_s:.0f} s and was killed")
         await self._stop_remains(name)
 
-    async def stop_everything(self) -> None:
-        """Services first, so that they end in peace; then servers."""
+    async def stop_everything(self, *, discard: bool = False) -> None:
+        """Services first, so that they end in peace; then servers, as `stop` does it."""
         names = list(self.state.processes)
         services = [name for name in names if not self.is_server(name)]
         await together(*(self.stop(name) for name in services))
-        await together(*(self.stop(name) for name in names if name not in services))
+        await together(*(self.stop(name, discard=discard) for name in names if name not in services))
         self.state.processes.clear()
         self.save()
 

@@ -109,7 +109,7 @@ class Stamps:
                 await together(*(fleet.runner.stop(each) for each in (cell.api, cell.worker)))
                 await self._sign_off(client, name)
             servers = [each for each in fleet.expand(name) if fleet.runner.is_server(each)]
-            await together(*map(fleet.runner.stop, servers))
+            await together(*(fleet.runner.stop(each, discard=True) for each in servers))
             for server in servers:
                 fleet.plan.server(server).remove()
             Walls.of(fleet.folder.path).remove(name)
