@@ -13,7 +13,7 @@ unexport PYTHONDONTWRITEBYTECODE
 export PYTHONPYCACHEPREFIX ?= $(CURDIR)/build/bytecode
 endif
 
-.PHONY: help setup demo up down status pulumi test test-unit check format bench-router tools clean
+.PHONY: help setup demo up down status pulumi test test-unit check format bench-router bench-provision tools clean
 
 help: ## list the targets
 	@awk 'BEGIN {FS = ":.*## "} /^[a-z-]+:.*## / {printf "  \033[1m%-14s\033[0m %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -78,6 +78,9 @@ tools: ## find or install what only benchmarks need: nginx and wrk, from Debian
 bench-router: setup tools ## CPU per request of the router beside nginx and Envoy
 	@$(UV) sync --frozen --quiet --group bench
 	@$(PY) -m loadtest.bench.router $(ARGS)
+
+bench-provision: pulumi ## how long cells take to come, their memory and resources: this machine, AWS against a double
+	@$(PY) -m loadtest.bench.provision $(ARGS)
 
 clean: down ## stop the fleet and remove what was built
 	@rm -rf build .venv

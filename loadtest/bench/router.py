@@ -24,6 +24,7 @@ import msgspec
 from rich.console import Console
 from rich.table import Table
 
+from loadtest.bench.figures import BenchError, Figure, Report
 from loadtest.bench.peers import ANSWER_BYTES, HOST, Peer, PeerMissingError, running
 
 ROUNDS: Final = 5
@@ -53,26 +54,6 @@ end
 """
 _REQUESTS: Final = re.compile(r"(\d+) requests in")
 _TROUBLE: Final = re.compile(r"Non-2xx or 3xx responses: \d+|Socket errors: .*")
-
-
-class BenchError(Exception):
-    """The benchmark could not be run; the message says why."""
-
-
-class Figure(msgspec.Struct):
-    """One number of the report. ``goal`` is in words; without one, ``holds`` is true."""
-
-    name: str
-    value: float
-    unit: str
-    goal: str
-    holds: bool
-
-
-class Report(msgspec.Struct):
-    """What is written."""
-
-    figures: list[Figure]
 
 
 @dataclass(frozen=True, slots=True)
