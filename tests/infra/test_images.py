@@ -3,20 +3,29 @@
 What they make is then run by a user without rights, with nothing of this checkout in reach.
 """
 
+import base64
+import json
 import os
 import re
 import shutil
 import signal
 import subprocess
 import sys
-from collections.abc import Sequence
+from collections.abc import AsyncIterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from secrets import token_urlsafe
+from urllib.parse import urlsplit
 
 import pytest
+import pytest_asyncio
 
+from infra.aws.cell import _MIGRATE
+from infra.aws.control_plane import API_PORT
 from infra.aws.platform import IMAGES
+from infra.aws.router import ADMIN_PORT
 from infra.local.ports import free_ports
+from infra.local.servers import PostgresServer, PostgresSpec
 from infra.local.spec import CHECKOUT
 from tests.unit.infra.aws.dockerfile import Stage, parse
 
@@ -26,6 +35,7 @@ STAGES = parse((CHECKOUT / "infra/images/Dockerfile").read_text())
 USER = int(STAGES["runtime"].last("USER").partition(":")[0])
 PATIENCE_S = 60.0
 OTHER_EXECUTABLE = 0o001
+ROOT_KEY = base64.urlsafe_b64encode(b"k" * 32).decode()
 ROUTES = """\
 {"kind":"header","log_id":"static","revision":1}
 {"kind":"end","records":0}
@@ -67,8 +77,8 @@ class Built:
             stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE, **who,
         )  # fmt: skip
 
-    def run(self, image: str, *command: str) -> tuple[int, str, str]:
-        process = self.start(image, command)
+    def run(self, image: str, *command: str, **environ: str) -> tuple[int, str, str]:
+        process = self.start(image, command, **environ)
         out, err = process.communicate(timeout=PATIENCE_S)
         return process.returncode, out, err
 
@@ -181,30 +191,97 @@ def test_code_is_compiled_in_the_image_and_never_at_its_start(built: Built) -> N
     assert built.variables(STAGES["router"])["PYTHONDONTWRITEBYTECODE"] == "1"
 
 
+def serves_until_told(built: Built, image: str, ports: Mapping[int, int], **environ: str) -> None:
+    """Start what the image starts, wait for its own health check on these ``ports`` instead, and end it as ECS does."""
+    process = built.start(image, STAGES[image].command, **environ)
+    try:
+        probe = STAGES[image].health
+        for port, here in ports.items():
+            probe = [word.replace(f":{port}/", f":{here}/") for word in probe]
+        while built.run(image, *probe)[0] != 0:
+            assert process.poll() is None, process.communicate()[1]
+        if built.unprivileged:
+            assert Path(f"/proc/{process.pid}").stat().st_uid == USER
+    finally:
+        process.send_signal(getattr(signal, STAGES[image].last("STOPSIGNAL")))
+        _, err = process.communicate(timeout=PATIENCE_S)
+    assert process.returncode == 0, err
+
+
+def written(built: Built) -> set[Path]:
+    """Every file outside of scratch."""
+    root = built.places["/app"].parent
+    return {path for path in root.rglob("*") if not path.is_relative_to(built.places["/scratch"])}
+
+
 def test_a_router_serves_as_a_user_without_rights_and_writes_to_scratch_alone(built: Built) -> None:
     listen, admin = free_ports(2)
-    scratch = built.places["/scratch"]
     routes = built.places["/app"].parent / "routes.ndjson"
     routes.write_text(ROUTES)
     settings = {
         "LISTEN": f"127.0.0.1:{listen}",
         "ADMIN": f"127.0.0.1:{admin}",
-        "STATE_DIR": str(scratch),
+        "STATE_DIR": str(built.places["/scratch"]),
         "ROUTES": str(routes),
         "WORKERS": "1",
     }
+    before = written(built)
     environ = {f"CELLWALL_ROUTER_{name}": value for name, value in settings.items()}
-    before = {path for path in built.places["/app"].parent.rglob("*") if not path.is_relative_to(scratch)}
-    process = built.start("router", STAGES["router"].command, **environ)
+    serves_until_told(built, "router", {ADMIN_PORT: admin}, **environ)
+    assert written(built) == before
+
+
+@pytest_asyncio.fixture
+async def postgres(built: Built) -> AsyncIterator[PostgresServer]:
+    folder = built.places["/app"].parent.parent  # which the account of the database can reach
+    spec = PostgresSpec("images", folder / "postgres", folder / "postgres.log", free_ports(1)[0], token_urlsafe(18))
+    server = PostgresServer(spec)
     try:
-        probe = [word.replace(":8081/", f":{admin}/") for word in STAGES["router"].health]
-        while built.run("router", *probe)[0] != 0:
-            assert process.poll() is None, process.communicate()[1]
-        if built.unprivileged:
-            assert Path(f"/proc/{process.pid}").stat().st_uid == USER
+        await server.start()
+        yield server
     finally:
-        process.send_signal(getattr(signal, STAGES["router"].last("STOPSIGNAL")))
-        _, err = process.communicate(timeout=PATIENCE_S)
-    assert process.returncode == 0, err
-    after = {path for path in built.places["/app"].parent.rglob("*") if not path.is_relative_to(scratch)}
-    assert after == before
+        await server.stop()
+        server.remove()
+
+
+def test_a_control_plane_migrates_makes_a_key_and_serves(built: Built, postgres: PostgresServer) -> None:
+    image, (listen, front) = "control-plane", free_ports(2)
+    settings = {
+        "DATABASE_DSN": postgres.superuser_dsn,
+        "FLEET_ROOT": ROOT_KEY,
+        "FRONT_DOOR_KEY": ROOT_KEY,
+        "BASE_DOMAIN": "example.test",
+        "LISTEN": f"127.0.0.1:{listen}",
+        "FRONT_DOOR_LISTEN": f"127.0.0.1:{front}",
+    }
+    environ = {f"CELLWALL_CP_{name}": value for name, value in settings.items()}
+    before = written(built)
+    for command in (("migrate",), ("create-key", "--name", "first", "--role", "admin")):
+        status, out, err = built.run(image, "python", "-m", "control_plane", *command, **environ)
+        assert status == 0, err
+    assert out.startswith("cwo_")
+    serves_until_told(built, image, {API_PORT: listen}, **environ)
+    assert written(built) == before
+
+
+def test_a_cell_migrates_its_shards_with_the_master_s_password_of_today(built: Built, postgres: PostgresServer) -> None:
+    """By the very text that the task's container runs; only TLS is not to be had here."""
+    admin = {"username": "postgres", "password": urlsplit(postgres.superuser_dsn).password}
+    environ = {
+        "SHARD_HOSTS": json.dumps({"shard-1": f"127.0.0.1:{urlsplit(postgres.superuser_dsn).port}"}),
+        "ADMIN_SHARD_1": json.dumps(admin),
+        **{f"CELLWALL_CELL_{role}_PASSWORD": token_urlsafe(18) for role in ("OWNER", "APP", "TRANSFER")},
+    }
+    assert _MIGRATE.count("sslmode=require") == 1
+    command = ("python", "-c", _MIGRATE.replace("sslmode=require", "sslmode=disable"))
+    for _ in range(2):  # every task of a release does it again
+        status, _, err = built.run("cell", *command, **environ)
+        assert status == 0, err
+
+
+def test_cellctl_works_in_the_control_plane_s_image_without_what_only_infra_brings(built: Built) -> None:
+    status, out, err = built.run("control-plane", "python", "-m", "control_plane.cli.main", "--help")
+    assert status == 0, err
+    commands = set(re.findall(r"^│ (\w+) ", out, re.MULTILINE))
+    assert "tenants" in commands
+    assert "fleet" not in commands
