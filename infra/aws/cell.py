@@ -105,7 +105,8 @@ class Cell(Component):
         self._home = Home(
             args.fleet,
             self._tags,
-            cluster(name, self._tags, self.inside),
+            # ECS gives a second stack the cluster of that name; KMS refuses it the alias, which so comes first.
+            cluster(name, self._tags, pulumi.ResourceOptions(parent=self, depends_on=[self._key])),
             self._network.services,
             self._key.arn,
             args.around.boundary_arn,

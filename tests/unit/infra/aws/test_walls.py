@@ -125,6 +125,14 @@ def documents_of(recorded: Recorded) -> str:
     return "\n".join(documents(asked) for asked in recorded.resources)
 
 
+@each_cell
+def test_a_cell_whose_name_is_taken_in_the_account_never_shares_the_others_cluster(world: World, stack: str) -> None:
+    (alias,) = world.stacks[stack].of("kms/alias:Alias")
+    assert alias.inputs["name"] == f"alias/cellwall/cells/{world.stacks[stack].stack}"
+    (cluster,) = world.stacks[stack].of("ecs/cluster:Cluster")
+    assert alias.key in cluster.depends_on
+
+
 def test_the_router_reaches_both_cells_by_their_endpoint_services(world: World) -> None:
     router = world.stacks["cellwall-router/main"]
     endpoints = {e.inputs["serviceName"]: e for e in router.of("ec2/vpcEndpoint:VpcEndpoint")}
