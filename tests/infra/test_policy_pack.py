@@ -37,7 +37,7 @@ def test_a_violation_is_stopped_by_its_rule(stack: Stack, rule: str) -> None:
     stack.environ["CELLWALL_VIOLATES"] = rule
     said = stack.run("preview", "--policy-pack", PACK).refused("[mandatory]").said
     assert [name for name in NAMES if name in said] == [rule]
-    assert "bad (" in said, "the message names no resource"
+    assert "bad (" in said or "own (" in said, "the message names no resource"  # of two cells either is one too many
 
 
 def test_a_pack_that_is_not_told_who_may_make_endpoints_lets_nothing_through(stack: Stack) -> None:

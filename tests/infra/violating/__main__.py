@@ -1,9 +1,13 @@
-"""A stack of a cell that breaks the rule that ``CELLWALL_VIOLATES`` names; with ``none``, it breaks none."""
+"""A stack of a cell that breaks the rule that ``CELLWALL_VIOLATES`` names; with ``none``, it breaks none.
+
+Each violation imports its own services: together they take seconds to load.
+"""
 
 import json
 import os
 
-from pulumi_aws import cloudwatch, ec2, ecs, iam, kms, vpc
+import pulumi
+from pulumi_aws import kms
 
 from infra.aws.fleet import Tags
 
@@ -15,14 +19,20 @@ def none() -> None:
 
 
 def one_cell_per_stack() -> None:
+    from pulumi_aws import ec2
+
     ec2.Vpc("bad", cidr_block="10.64.0.0/16", tags=Tags("test", "cell", "cell-2").named("bad"))
 
 
 def no_bridges() -> None:
-    ec2.VpcPeeringConnection("bad", vpc_id=own.id, peer_vpc_id="vpc-2", tags=TAGS.named("bad"))
+    from pulumi_aws import ec2
+
+    ec2.VpcPeeringConnection("bad", vpc_id="vpc-1", peer_vpc_id="vpc-2", tags=TAGS.named("bad"))
 
 
 def guarded_endpoints() -> None:
+    from pulumi_aws import ec2
+
     ec2.VpcEndpointService(
         "bad",
         acceptance_required=False,
@@ -33,10 +43,14 @@ def guarded_endpoints() -> None:
 
 
 def encrypted() -> None:
+    from pulumi_aws import cloudwatch
+
     cloudwatch.LogGroup("bad", tags=TAGS.named("bad"))
 
 
 def nothing_public() -> None:
+    from pulumi_aws import vpc
+
     vpc.SecurityGroupIngressRule(
         "bad",
         security_group_id="sg-1",
@@ -53,10 +67,14 @@ def data_kept() -> None:
 
 
 def bounded_roles() -> None:
+    from pulumi_aws import iam
+
     iam.Role("bad", assume_role_policy="{}", tags=TAGS.named("bad"))
 
 
 def images_by_digest() -> None:
+    from pulumi_aws import ecs
+
     ecs.TaskDefinition(
         "bad",
         family="bad",
@@ -65,7 +83,7 @@ def images_by_digest() -> None:
     )
 
 
-own = ec2.Vpc("own", cidr_block="10.64.0.0/16", tags=TAGS.named("own"))
+kms.Key("own", tags=TAGS.named("own"), opts=pulumi.ResourceOptions(protect=True))
 violations = (
     none,
     one_cell_per_stack,
