@@ -16,7 +16,9 @@ from infra.fleet.plan import StackPlan
 from infra.fleet.words import FINE, Action, Ended, Job, Said
 from infra.local.spec import CHECKOUT
 
+WORKER: Final = (sys.executable, "-m", "infra.fleet.work")
 LINE_MAX: Final = 1 << 20  # bytes; a fault of a big resource is long
+ASKED: Final = 2  # interrupts that the engine understands: to cancel, then to end at once
 Watch = Callable[[StackPlan, Said], None]
 
 
@@ -33,10 +35,11 @@ class Drive:
         parallel: int,
         watch: Watch,
         refresh: bool = False,
+        worker: Sequence[str] = WORKER,
     ) -> None:
         self._action, self._programs, self._logs, self._environ = action, programs, logs, dict(environ)
         self._slots = asyncio.Semaphore(parallel)
-        self._watch, self._refresh = watch, refresh
+        self._watch, self._refresh, self._worker = watch, refresh, worker
         self._running: list[asyncio.subprocess.Process] = []
         self.interrupts = 0
 
@@ -51,12 +54,15 @@ class Drive:
         """Start no further stack and ask the engines to cancel; the second time to end at once, then kill them."""
         self.interrupts += 1
         for process in self._running:
-            with suppress(ProcessLookupError):
-                os.killpg(process.pid, signal.SIGINT if self.interrupts <= 2 else signal.SIGKILL)
+            self._signal(process)
 
     def log(self, plan: StackPlan) -> Path:
         """Where the engine's output of a stack is."""
         return self._logs / f"{plan.project}-{plan.name}.log"
+
+    def _signal(self, process: asyncio.subprocess.Process) -> None:
+        with suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGINT if self.interrupts <= ASKED else signal.SIGKILL)
 
     async def _one(self, plan: StackPlan, ends: "Mapping[str, asyncio.Future[Ended]]") -> None:
         before = {key: await asyncio.shield(ends[key]) for key in plan.after}
@@ -78,13 +84,13 @@ class Drive:
         self.log(plan).write_bytes(b"")
         with self.log(plan).open("a") as log:
             process = await asyncio.create_subprocess_exec(
-                sys.executable, "-m", "infra.fleet.work",
+                *self._worker,
                 stdin=asyncio.subprocess.PIPE, stdout=asyncio.subprocess.PIPE, stderr=log,
                 cwd=CHECKOUT, env=self._environ, start_new_session=True, limit=LINE_MAX,
             )  # fmt: skip
         self._running.append(process)
         if self.interrupts:  # it came while the process started
-            self.interrupt()
+            self._signal(process)
         try:
             ended = await self._listen(plan, process, job)
         finally:

@@ -17,7 +17,7 @@ _DOING: Final[Mapping[str, str]] = {
     "create": "creating", "update": "updating", "delete": "deleting", "replace": "replacing", "refresh": "looking at",
     "create-replacement": "creating anew", "delete-replaced": "deleting the old", "same": "keeping", "read": "reading",
 }  # fmt: skip
-_ADDED: Final = re.compile(r"\A(?:rpc error: code = \w+ desc = )?(?:[\w.]*Error: )?")
+_ADDED: Final = re.compile(r"\A(?:error: |Preview failed: |rpc error: code = \w+ desc = |[\w.]*Error: )+")
 _NOTHING_NEW: Final = frozenset({"update failed", "preview failed", "refresh failed", "destroy failed"})
 _FRAME: Final = "Traceback (most recent call last)"
 
@@ -70,7 +70,7 @@ def one_line(message: str) -> str:
     """What a message of the engine says, without the traceback and the names that SDKs put around it."""
     if _FRAME in message:
         message = message.strip().rpartition("\n")[2]
-    return _ADDED.sub("", " ".join(message.split()).removeprefix("error: "))
+    return _ADDED.sub("", " ".join(message.split()))
 
 
 def differences(metadata: StepEventMetadata) -> list[Difference]:

@@ -49,10 +49,7 @@ class Work:
         """Do it. Never raises what Pulumi says: that is said in `Ended`. All output of the CLI goes to ``log``."""
         began = time.monotonic()
         try:
-            stack = self._stack()
-            if stack is not None:
-                self._act(stack, log)
-            result: Result = "absent" if stack is None else _WELL[self._job.action]
+            result = self._done(log)
         except (CommandError, automation.errors.InvalidVersionError, LocalFleetError) as e:
             log.write(f"{e}\n")
             if not self._reader.errors:
@@ -60,19 +57,26 @@ class Work:
             result = "interrupted" if self._interrupted.is_set() else "failed"
         self._say(self._reader.ended(result, time.monotonic() - began))
 
-    def _stack(self) -> Stack | None:
-        """The stack, configured; None where there is none and the job needs none."""
+    def _done(self, log: TextIO) -> Result:
         self._say(Step("starting"))
-        workspace = LocalWorkspace(work_dir=self._job.folder)
-        if self._job.action in ("up", "preview"):
-            stack = Stack.create_or_select(self._job.stack, workspace)
-            if self._job.config:
-                stack.set_all_config_json(json.dumps({k: _setting(v) for k, v in self._job.config.items()}))
-            return stack
+        workspace, name = LocalWorkspace(work_dir=self._job.folder), self._job.stack
+        needed, made = self._job.action in ("up", "preview"), False
         try:
-            return Stack.select(self._job.stack, workspace)
+            stack = Stack.select(name, workspace)
         except automation.StackNotFoundError:
-            return None
+            if not needed:
+                return "absent"
+            stack, made = Stack.create(name, workspace), True
+        try:
+            if needed and self._job.config:
+                stack.set_all_config_json(json.dumps({k: _setting(v) for k, v in self._job.config.items()}))
+            if self._interrupted.is_set():  # while no command ran that could have heard of it
+                return "interrupted"
+            self._act(stack, log)
+        finally:
+            if made and self._job.action == "preview":
+                workspace.remove_stack(name, preserve_config=True)
+        return _WELL[self._job.action]
 
     def _act(self, stack: Stack, log: TextIO) -> None:
         def event(happened: EngineEvent) -> None:
@@ -91,17 +95,19 @@ class Work:
                 stack.preview_refresh(on_event=event, on_output=output, on_error=output)
             case "destroy":
                 stack.destroy(on_event=event, on_output=output, on_error=output)
-                self._remove_remains(stack)
-                stack.workspace.remove_stack(stack.name)
+                self._forget(stack)
 
-    def _remove_remains(self, stack: Stack) -> None:
-        """Of a cell on this machine whose first `up` failed, the engine knows nothing: its servers may run."""
-        settings = stack.get_all_config()
+    def _forget(self, stack: Stack) -> None:
+        """Remove the stack. The configuration of one on AWS stays: it may hold a root of the fleet's keys.
+
+        Of a cell on this machine whose first `up` failed, the engine knows nothing, but its servers may run.
+        """
         project = stack.workspace.project_settings().name
         if project == LOCAL:
-            told = settings.get(f"{NAMESPACE}:fleet")
+            told = stack.get_all_config().get(f"{NAMESPACE}:fleet")
             folder = told.value if told is not None else str(default_folder())
             remove(stack.name, fleet=folder, owner=owner(project, stack.name))
+        stack.workspace.remove_stack(stack.name, preserve_config=project != LOCAL)
 
     def _reason(self, error: Exception) -> str:
         """One line where the engine itself said nothing: the CLI ended before it began."""
@@ -117,14 +123,16 @@ def main() -> int:
     """The job of stdin; exit status 1 where it did not end well."""
     job = msgspec.json.decode(sys.stdin.readline(), type=Job)
     lock, fine = threading.Lock(), True
+    answers = os.fdopen(os.dup(sys.stdout.fileno()), "w")
+    os.dup2(sys.stderr.fileno(), sys.stdout.fileno())  # what a library prints is for the log
 
     def say(said: Said) -> None:
         nonlocal fine
         if isinstance(said, Ended):
             fine = said.result in FINE
         with lock:
-            sys.stdout.write(f"{msgspec.json.encode(said).decode()}\n")
-            sys.stdout.flush()
+            answers.write(f"{msgspec.json.encode(said).decode()}\n")
+            answers.flush()
 
     work = Work(job, say)
     signal.signal(signal.SIGINT, lambda _number, _frame: work.interrupt())

@@ -130,6 +130,10 @@ async def test_three_cells_come_past_a_failure_and_a_ctrl_c_are_repaired_and_lea
 
 @pytest.mark.asyncio(loop_scope="module")
 async def test_the_remains_of_a_first_up_that_failed_leave_with_the_stack(fleet: Fleet, cellctl: Cellctl) -> None:
+    planned = cellctl.run("preview", "--only", "cell-3", "--json").ok()
+    assert cellctl.results(planned) == {"cell-3": "planned"}
+    assert list((cellctl.folder / "stacks").rglob("cell-3.json")) == [], "a preview made a stack"
+
     obstacle = fleet.folder.data / "cell-3-redis"
     obstacle.touch()
     cellctl.run("up", "--only", "cell-3").refused("cell-3-redis")

@@ -163,6 +163,7 @@ def test_an_error_is_said_once_in_one_line_and_without_the_engines_own_words() -
     for message in (traced, "StartFailedError: no", "update failed\n", "cell-3 has a problem:\n  size: wrong"):
         reader.read(event("diagnosticEvent", message=message, color="never", severity="error"))
     assert reader.errors == ["no", "cell-3 has a problem: size: wrong"]
+    assert one_line("Preview failed: CellError: there is no fleet") == "there is no fleet"
     assert one_line("error: rpc error: code = Unknown desc = CellError: it is full") == "it is full"
 
 
