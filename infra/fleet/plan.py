@@ -1,4 +1,4 @@
-"""Which stacks, in which order. Pure but for reading folders: nothing here changes anything."""
+"""Which stacks, in which order. Nothing here changes anything; it only reads folders."""
 
 import json
 from collections.abc import Iterable, Sequence

@@ -13,6 +13,7 @@ PURE = [
     "cell/transfer/rules.py",
     "control_plane/move.py",
     "control_plane/placement.py",
+    "infra/fleet/reading.py",
     "infra/policy/rules.py",
     "loadtest/books.py",
     "loadtest/outcome.py",
