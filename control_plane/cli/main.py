@@ -1,5 +1,6 @@
 """cellctl: the groups put together, the audit log, shell completion."""
 
+import contextlib
 from importlib.metadata import entry_points
 from typing import Any, Final
 
@@ -16,13 +17,26 @@ from control_plane.cli.tenants import tenants
 from control_plane.views import AuditPage
 
 PROGRAM: Final = "cellctl"
-PLUGINS: Final = (
-    "cellwall.cellctl"  # entry points that bring further groups: `fleet` comes from infra, which we do not import
-)
+PLUGINS: Final = "cellwall.cellctl"  # entry points of further groups: `fleet` is of infra, which we do not import
 
 
 class _Root(click.RichGroup):
-    """Errors are shown as the run asked for, whichever command they come from."""
+    """Errors are shown as the run asked for, whichever command they come from.
+
+    Groups of other packages come by entry points, and are loaded when they are asked for: others need not wait for it.
+    """
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        plugins = {name for name in entry_points(group=PLUGINS).names if self.get_command(ctx, name) is not None}
+        return sorted({*super().list_commands(ctx), *plugins})
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        if (found := super().get_command(ctx, cmd_name)) is not None:
+            return found
+        for plugin in entry_points(group=PLUGINS, name=cmd_name):
+            with contextlib.suppress(ModuleNotFoundError):  # an image need not have what only stamping cells out needs
+                self.add_command(plugin.load(), plugin.name)
+        return super().get_command(ctx, cmd_name)
 
     def invoke(self, ctx: click.Context) -> Any:
         try:
@@ -72,12 +86,6 @@ def completion(shell: str) -> None:
 
 for group in (cells, tenants, moves, routes, keys):
     root.add_command(group)
-
-for plugin in entry_points(group=PLUGINS):
-    try:
-        root.add_command(plugin.load(), plugin.name)
-    except ModuleNotFoundError:
-        continue  # the control plane's image has none of what only stamping cells out needs
 
 
 def main() -> None:

@@ -3,15 +3,17 @@
 import json
 from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
+from importlib.metadata import EntryPoint, EntryPoints
 from typing import Any
 
+import click
 import httpx
 import pytest
 from click.testing import CliRunner, Result
 
 from contracts import problems
 from control_plane.cli.context import Cli
-from control_plane.cli.main import root
+from control_plane.cli.main import PLUGINS, root
 
 AT = datetime(2026, 1, 2, 3, 4, 5, tzinfo=UTC)
 CELL = {
@@ -354,3 +356,17 @@ def test_a_rollback_and_the_history_of_moves_are_shown(plane: FakeControlPlane, 
     assert "88 ms" in run("moves", "list").stdout
     assert "reached frozen" in run("moves", "status", "m1").stdout
     assert run("moves", "list", "--state", "lost").exit_code == 2
+
+
+def test_a_group_of_another_package_that_is_not_installed_is_left_out_and_harms_no_other(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    there = EntryPoint("there", "control_plane.cli.cells:cells", PLUGINS)
+    gone = EntryPoint("gone", "no_such_package.cli:group", PLUGINS)
+    monkeypatch.setattr("control_plane.cli.main.entry_points", lambda **how: EntryPoints([there, gone]).select(**how))
+    monkeypatch.setattr(root, "commands", dict(root.commands))
+    listed = root.list_commands(click.Context(root))
+    assert "there" in listed
+    assert "gone" not in listed
+    assert CliRunner().invoke(root, ["there", "--help"]).exit_code == 0
+    assert CliRunner().invoke(root, ["gone", "--help"]).exit_code == 2
