@@ -5,6 +5,7 @@ import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -29,10 +30,10 @@ class Fleet:
     """The stacks of one account."""
 
     def __init__(self, folder: Path, account: Account, environ: Mapping[str, str]) -> None:
-        self._folder, self.account, self._environ = folder, account, dict(environ)
+        self.folder, self.account, self._environ = folder, account, dict(environ)
 
     def stack(self, program: str, name: str, config: Configuration, **environ: str) -> Stack:
-        made = Stack(program, name, self._folder, {**self._environ, **environ})
+        made = Stack(program, name, self.folder, {**self._environ, **environ})
         settings: list[str] = []
         for key, setting in config.items():
             settings += ["--secret" if setting.secret else "--plaintext", f"{key}={setting.value}"]
@@ -64,6 +65,27 @@ def changes(ran: Ran) -> dict[str, int]:
     """What the summary of an operation counts."""
     summary = ran.ok().said.rpartition("Resources:")[2]
     return {kind: int(number) for number, kind in re.findall(r"(\d+) ([a-z]+)$", summary, re.MULTILINE)}
+
+
+def graph(stack: Stack, folder: Path) -> dict[str, Any]:
+    """The stack's resources as the engine keeps them, with ids and the stack's name replaced by what they stand for."""
+    file = folder / f"{stack.name}.json"
+    stack.run("stack", "export", "--file", str(file)).ok()
+    resources = json.loads(file.read_text())["deployment"]["resources"]
+    kept = {
+        each["urn"]: {
+            "inputs": each.get("inputs"),
+            "parent": each.get("parent"),
+            "dependencies": sorted(each.get("dependencies") or ()),
+        }
+        for each in resources
+    }
+    text = re.sub(r'"ciphertext": "[^"]+"', '"ciphertext": ""', json.dumps(kept))
+    for each in resources:
+        if each.get("id"):
+            text = text.replace(each["id"], f"<{each['urn']}>")
+    found: dict[str, Any] = json.loads(text.replace(stack.name, "CELL"))
+    return found
 
 
 def side_by_side(stacks: Sequence[Stack], work: Callable[[Stack], None]) -> None:
@@ -120,6 +142,8 @@ def test_a_fleet_is_born_through_a_failure_changes_and_ends(fleet: Fleet) -> Non
     fleet.account.fail_at(None)
     side_by_side([one, two], comes_up)
     assert len({stack.outputs()["service_name"] for stack in (one, two)}) == 2
+    first, second = (graph(stack, fleet.folder) for stack in (one, two))
+    assert first == second, "two cells of one spec differ in more than names and ids"
 
     router = fleet.router("cell-1", "cell-2")
     router.run("preview", "--policy-pack", PACK).ok()
