@@ -256,6 +256,7 @@ class Cell(Component):
                 "CELLWALL_CELL_REGION": spec.region,
                 "CELLWALL_CELL_TIER": spec.tier,
                 "CELLWALL_CELL_CAPACITY": str(spec.tenants_max),
+                "CELLWALL_CELL_VERSION": spec.version,
                 "CELLWALL_CELL_LISTEN": f"0.0.0.0:{DATA_PORT}",
                 "CELLWALL_CELL_INTERNAL_LISTEN": f"0.0.0.0:{MOVE_PORT}",
                 "CELLWALL_CELL_ADVERTISE": f"{host}:{DATA_PORT}",

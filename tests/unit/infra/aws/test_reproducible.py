@@ -56,6 +56,14 @@ def test_a_new_version_touches_the_services_only(world: World) -> None:
     }
 
 
+def test_a_cell_reports_the_version_that_it_was_deployed_as(world: World) -> None:
+    tasks = world.cell(spec("cell-1", version="0.2.0")).of("ecs/taskDefinition:TaskDefinition")
+    api = next(task for task in tasks if task.name == "cell-1-api")
+    containers = json.loads(api.inputs["containerDefinitions"])
+    told = next(c["environment"] for c in containers if c["name"] == "api")
+    assert {"name": "CELLWALL_CELL_VERSION", "value": "0.2.0"} in told
+
+
 def test_the_same_program_twice_asks_for_the_same(world: World) -> None:
     again = world.cell(spec("cell-1"))
     assert {a.key: a.inputs for a in again.resources} == {
