@@ -1,7 +1,8 @@
 """What is known of one request or job: whose it is, at which epoch, and how long it may take."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
+from cell.fairness.cost import Cost
 from contracts import ids
 
 ANY_EPOCH = 0  # for workers: whatever the epoch, but only while the tenant is active here
@@ -12,7 +13,8 @@ class TenantContext:
     """One unit of work for one tenant. ``deadline`` is in the loop's clock (``loop.time()``), seconds.
 
     ``committed`` turns true just before a writing transaction of this request sends COMMIT: from then on the request
-    may have had an effect, so the ingress no longer promises that nothing ran (moves.md rule 4).
+    may have had an effect, so the ingress no longer promises that nothing ran (moves.md rule 4). ``cost`` is what it
+    has cost so far.
     """
 
     tenant: int
@@ -22,6 +24,7 @@ class TenantContext:
     request_id: str
     plan: str
     committed: bool = False
+    cost: Cost = field(default_factory=Cost)
 
     @classmethod
     def for_worker(cls, tenant: int, deadline: float, job: str) -> "TenantContext":
