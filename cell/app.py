@@ -24,6 +24,7 @@ from cell.modules.accounts.api import router as accounts
 from cell.modules.accounts.public import create_owner
 from cell.modules.catalog.api import router as catalog
 from cell.modules.orders.api import router as orders
+from cell.modules.reports.api import router as reports
 from cell.schema import migrate
 from cell.servers import Listener
 from cell.settings import ApiSettings
@@ -39,7 +40,7 @@ from contracts.fleet import Registration
 
 TRANSFER_CONNECTIONS: Final = 6  # per shard
 BODY_BYTES_MAX: Final = 4 << 20  # whatever a handler asks for
-PRODUCT: Final[Sequence[Router]] = (accounts, catalog, orders)
+PRODUCT: Final[Sequence[Router]] = (accounts, catalog, orders, reports)
 
 
 def product(shards: Shards, health: Health, routers: Sequence[Router] = PRODUCT) -> Litestar:

@@ -52,6 +52,7 @@ CALLS = [
     Call("GET", "/v1/orders", Role.VIEWER),
     Call("POST", "/v1/orders", Role.MEMBER, {"lines": [{"product_id": NOBODY, "quantity": 1}]}),
     Call("GET", f"/v1/orders/{NOBODY}", Role.VIEWER),
+    Call("GET", "/v1/reports/summary", Role.VIEWER),
 ]
 
 
