@@ -80,7 +80,8 @@ class Demo:
             written = [*cast.first_orders, *record.acknowledged]
             homes = await self._control_plane.homes()
             mine = {account.tenant: homes[account.tenant] for account in cast.accounts if account.tenant in homes}
-            audit = books.audit(written, record.unacknowledged, await ledger.read(self._shards), mine)
+            rows = await ledger.read(self._shards)
+            audit = books.audit(written, record.unacknowledged, rows, mine, stale=record.stale)
         for line in audit.words():
             self._teller.verdict(audit.balanced, line)
         busiest = cast.accounts[0]
