@@ -21,7 +21,7 @@ class Field(StrEnum):
 
 
 class Metric(StrEnum):
-    """Prometheus metrics. Labels are bounded: cell, code, reason; never tenant."""
+    """Prometheus metrics. Labels are bounded: cell, code, reason; never tenant, but for a cell's ten costliest."""
 
     ROUTER_REQUESTS = "cellwall_router_requests_total"
     ROUTER_DURATION = "cellwall_router_request_seconds"
@@ -34,6 +34,13 @@ class Metric(StrEnum):
     CELL_DURATION = "cellwall_cell_request_seconds"
     CELL_REFUSED = "cellwall_cell_refused_total"
     CELL_IN_FLIGHT = "cellwall_cell_in_flight"
+    CELL_SEATS = "cellwall_cell_seats"
+    CELL_WAITING = "cellwall_cell_waiting"
+    CELL_QUEUED = "cellwall_cell_queued_seconds"
+    CELL_OBSERVED = "cellwall_cell_observed_total"
+    CELL_DATABASE = "cellwall_cell_database_seconds_total"
+    CELL_BYTES = "cellwall_cell_body_bytes_total"
+    CELL_TOP_TENANTS = "cellwall_cell_top_tenant_database_seconds"
     EVENTS_RELAYED = "cellwall_events_relayed_total"
     EVENTS_CONSUMED = "cellwall_events_consumed_total"
     EVENTS_DEAD = "cellwall_events_dead_total"
@@ -50,6 +57,9 @@ class Refusal(StrEnum):
     INTERRUPTED = "interrupted"  # with 503: something may have run; never replayed
     ENVELOPE = "envelope"  # with 403
     DEADLINE = "deadline"  # with 504
+    TENANT_BUSY = "tenant-busy"  # with 429: the tenant's own waiting room is full; nothing ran
+    CALLER = "caller-limited"  # with 429: this user or API key has used up its part; nothing of this request ran
+    OVERLOADED = "overloaded"  # with 503: no seat in time; nothing ran
 
 
 METRICS_PREFIX: Final = "cellwall_"

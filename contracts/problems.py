@@ -103,6 +103,24 @@ INTERRUPTED = Problem(
 SHARD_UNAVAILABLE = Problem(
     "shard-unavailable", 503, "The tenant's database cannot be reached", "Try again after Retry-After."
 )
+TENANT_BUSY = Problem(
+    "tenant-busy",
+    429,
+    "Too many requests of this tenant wait already; nothing of this one ran",
+    "Wait for Retry-After, and have fewer requests under way at a time.",
+)
+CALLER_LIMITED = Problem(
+    "caller-limited",
+    429,
+    "This user or API key sends more than its part of the tenant's requests",
+    "Wait for Retry-After, and have fewer requests under way at a time.",
+)
+OVERLOADED = Problem(
+    "overloaded",
+    503,
+    "The cell could not begin this request in time; nothing of it ran",
+    "Try again after Retry-After.",
+)
 
 # -- the product --------------------------------------------------------------------------------------------------
 INVALID = Problem("invalid-input", 400, "The input is not valid", "Correct the fields that detail names.")
