@@ -121,6 +121,9 @@ OVERLOADED = Problem(
     "The cell could not begin this request in time; nothing of it ran",
     "Try again after Retry-After.",
 )
+USAGE_UNAVAILABLE = Problem(
+    "usage-unavailable", 503, "The usage of this cell is not known at the moment", "Try again after Retry-After."
+)
 
 # -- the product --------------------------------------------------------------------------------------------------
 INVALID = Problem("invalid-input", 400, "The input is not valid", "Correct the fields that detail names.")
@@ -143,6 +146,15 @@ KEY_IN_FLIGHT = Problem(
 )
 KEY_REUSED = Problem(
     "idempotency-key-reused", 422, "This Idempotency-Key was used with another payload", "Use a new key."
+)
+REPORTS_QUEUE_FULL = Problem(
+    "reports-queue-full", 429, "Your queue of reports is full", "Wait for Retry-After, or delete a report that waits."
+)
+REPORT_NOT_READY = Problem(
+    "report-not-ready", 409, "The report has no result", "Read its status; ask again when it is done."
+)
+BLOBS_UNAVAILABLE = Problem(
+    "blobs-unavailable", 503, "The store of files cannot be reached", "Try again after Retry-After."
 )
 INTERNAL = Problem("internal-error", 500, "Something broke on our side", "Try again; quote the request id.")
 
