@@ -2,8 +2,10 @@
 
 import asyncio
 import contextlib
+import secrets
 import sys
-from collections.abc import AsyncIterator, Sequence
+import time
+from collections.abc import AsyncIterator, Coroutine, Sequence
 from typing import Any, Final
 
 import httpx
@@ -15,10 +17,12 @@ from prometheus_client import CollectorRegistry
 from prometheus_client.exposition import CONTENT_TYPE_LATEST, generate_latest
 
 from cell import answers, servers, settings
-from cell.agent import TIMEOUT_S, Agent, package_version
+from cell.agent import TIMEOUT_S, Agent, UsageReports, package_version
+from cell.events.stream import connect
 from cell.gate import Gate
 from cell.health import Health
 from cell.ingress import CONTEXT, Ingress
+from cell.metering import Meter
 from cell.metrics import CellMetrics
 from cell.modules.accounts.api import router as accounts
 from cell.modules.accounts.public import create_owner
@@ -35,8 +39,12 @@ from cell.shards.pools import Databases
 from cell.shards.session import Shards
 from cell.transfer import api as transfer_api
 from cell.transfer.service import Transfer
+from cell.usage import Collector, Exchange, Publisher
+from cell.usage_api import usage_page
+from cell.usage_metrics import UsageMetrics
 from contracts import keys
 from contracts.fleet import Registration
+from contracts.usage import Window
 
 TRANSFER_CONNECTIONS: Final = 6  # per shard
 BODY_BYTES_MAX: Final = 4 << 20  # whatever a handler asks for
@@ -64,10 +72,10 @@ async def _tenant(scope: Scope) -> TenantContext:
     return context
 
 
-def internal(transfer: Transfer, health: Health, registry: CollectorRegistry, token: str) -> Litestar:
-    """The transfer API and metrics for the bearer of ``token``; health for everybody."""
+def internal(transfer: Transfer, health: Health, registry: CollectorRegistry, token: str, usage: Exchange) -> Litestar:
+    """The transfer API, metrics and usage for the bearer of ``token``; health for everybody."""
     return Litestar(
-        route_handlers=[transfer_api.router(transfer), metrics_page(registry), *health.handlers()],
+        route_handlers=[transfer_api.router(transfer), metrics_page(registry), usage_page(usage), *health.handlers()],
         guards=[transfer_api.token_guard(token)],
         exception_handlers=answers.HANDLERS,
         openapi_config=None,
@@ -104,9 +112,10 @@ async def _serve(configured: ApiSettings, data: Any, inner: Any) -> int:
     application = f"cellwall-api-{configured.name}"
     directory, password = configured.directory_dsn.get_secret_value(), configured.app_password.get_secret_value()
     gate = Gate(clock)
+    meter = Meter(f"api-{secrets.token_hex(4)}")
     async with contextlib.AsyncExitStack() as stack:
         databases = await stack.enter_async_context(
-            pools.opened(directory, password, configured.pool_size, application)
+            pools.opened(directory, password, configured.pool_size, application, meter.spent)
         )
         transfers = await stack.enter_async_context(
             pools.transfer_pools(
@@ -133,23 +142,75 @@ async def _serve(configured: ApiSettings, data: Any, inner: Any) -> int:
             envelope_key=keys.parse_root(configured.envelope_key.get_secret_value()),
             gate=gate,
             metrics=metrics,
+            meter=meter,
             clock=clock,
         )
+        redis = await stack.enter_async_context(connect(configured.redis_url.get_secret_value()))
+        exchange = Exchange(redis, configured.name)
         token = configured.transfer_token.get_secret_value()
         listeners = [
             Listener(ingress, data),
-            Listener(internal(transfer, health, metrics.registry, token), inner),
+            Listener(internal(transfer, health, metrics.registry, token, exchange), inner),
         ]
-        await stack.enter_async_context(_agent(configured, databases, health, gate))
+        reports = await stack.enter_async_context(_agent(configured, databases, health, gate))
+        await stack.enter_async_context(_metering(configured, databases, meter, exchange, metrics, reports))
         await servers.serve(listeners, health.drain)
     return 0
 
 
 @contextlib.asynccontextmanager
-async def _agent(configured: ApiSettings, databases: Databases, health: Health, gate: Gate) -> AsyncIterator[None]:
-    """The agent beside the servers, where the settings name a control plane."""
-    if configured.control_plane_url is None or configured.agent_token is None:
+async def _metering(
+    configured: ApiSettings,
+    databases: Databases,
+    meter: Meter,
+    exchange: Exchange,
+    metrics: CellMetrics,
+    reports: UsageReports | None,
+) -> AsyncIterator[None]:
+    """The collector beside the servers, on connections of its own: a busy cell is measured too."""
+
+    def tell(window: Window) -> None:
+        if reports is not None:
+            reports.offer(window)
+
+    password, application = configured.transfer_password.get_secret_value(), f"cellwall-meter-{configured.name}"
+    async with pools.transfer_pools(databases.shard_map.shards, password, 1, application) as connections:
+        collector = Collector(
+            cell=configured.name,
+            publisher=Publisher(meter, exchange),
+            meter=meter,
+            exchange=exchange,
+            databases=connections,
+            metrics=UsageMetrics(configured.name, metrics.registry),
+            sink=tell,
+            clock=asyncio.get_running_loop().time,
+            wall_clock=time.time,
+        )
+        async with _running(collector.run()):
+            yield
+
+
+@contextlib.asynccontextmanager
+async def _running(*work: Coroutine[Any, Any, None]) -> AsyncIterator[None]:
+    """Work beside the servers, cancelled at the end and then awaited."""
+    tasks = [asyncio.get_running_loop().create_task(each) for each in work]
+    try:
         yield
+    finally:
+        for task in tasks:
+            task.cancel()
+        for result in await asyncio.gather(*tasks, return_exceptions=True):
+            if isinstance(result, Exception):
+                raise result
+
+
+@contextlib.asynccontextmanager
+async def _agent(
+    configured: ApiSettings, databases: Databases, health: Health, gate: Gate
+) -> AsyncIterator[UsageReports | None]:
+    """The agent beside the servers, where the settings name a control plane; what usage is told to, or None."""
+    if configured.control_plane_url is None or configured.agent_token is None:
+        yield None
         return
     registration = Registration(
         address=configured.advertise or configured.listen,
@@ -167,10 +228,6 @@ async def _agent(configured: ApiSettings, databases: Databases, health: Health, 
         agent = Agent(
             http, cell=configured.name, registration=registration, shards=databases.shards, health=health, gate=gate
         )
-        running = asyncio.get_running_loop().create_task(agent.run())
-        try:
-            yield
-        finally:
-            running.cancel()
-            with contextlib.suppress(asyncio.CancelledError):
-                await running
+        reports = UsageReports(http, cell=configured.name)
+        async with _running(agent.run(), reports.run()):
+            yield reports

@@ -12,7 +12,9 @@ from typing import Any, Final, Protocol
 
 import structlog
 
+from cell.fairness.cost import Cost
 from cell.gate import Gate
+from cell.metering import Meter
 from cell.metrics import CellMetrics
 from cell.shards import errors
 from cell.shards.context import TenantContext
@@ -59,6 +61,7 @@ class Ingress:
         envelope_key: bytes,
         gate: Gate,
         metrics: CellMetrics,
+        meter: Meter,
         clock: Callable[[], float],
     ) -> None:
         self._application = application
@@ -66,6 +69,7 @@ class Ingress:
         self._sign = envelope.signer(envelope_key)
         self._gate = gate
         self._metrics = metrics
+        self._meter = meter
         self._clock = clock
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -77,13 +81,17 @@ class Ingress:
             return
         answer = _Answer(send, self._cell)
         began = self._clock()
-        refused = await self._serve(scope, receive, answer, began)
-        if refused is not None and not answer.started:
-            await answer.refuse(refused)
-            if refused.refusal is not None:
-                self._metrics.refused(refused.refusal)
-        if answer.started:
-            self._metrics.answered(answer.status, self._clock() - began)
+        try:
+            refused = await self._serve(scope, receive, answer, began)
+            if refused is not None and not answer.started:
+                await answer.refuse(refused)
+                if refused.refusal is not None:
+                    self._metrics.refused(refused.refusal)
+            if answer.started:
+                self._metrics.answered(answer.status, self._clock() - began)
+        finally:
+            if answer.tenant:
+                self._meter.finished(answer.tenant, answer.cost, self._clock() - began)
 
     async def _serve(self, scope: Scope, receive: Receive, answer: "_Answer", now: float) -> Outcome | None:
         try:
@@ -96,6 +104,7 @@ class Ingress:
         answer.epoch = wrapped.epoch
         deadline = now + wrapped.timeout_ms / 1000
         context = TenantContext(tenant, wrapped.tenant, wrapped.epoch, deadline, wrapped.request_id, wrapped.plan)
+        answer.tenant, answer.cost = tenant, context.cost
         if wrapped.epoch == 0:  # 0 means "any epoch" to the fence, which is for workers only
             return Outcome(problems.MISDIRECTED, Refusal.MISDIRECTED)
         if not self._gate.admit(tenant):
@@ -122,7 +131,7 @@ class Ingress:
 
     async def _run(self, scope: Scope, receive: Receive, answer: "_Answer", context: TenantContext) -> Outcome | None:
         scope[CONTEXT] = context
-        watch = _Watch(receive, context.deadline)
+        watch = _Watch(receive, context)
         try:
             await self._application(scope, watch.receive, answer.send)
         except asyncio.CancelledError:
@@ -188,15 +197,16 @@ class _Watch:
     Reading ahead is what makes a disconnect visible; at most `BODY_PIECES` pieces wait for the application.
     """
 
-    def __init__(self, receive: Receive, deadline: float) -> None:
+    def __init__(self, receive: Receive, context: TenantContext) -> None:
         task = asyncio.current_task()
         assert task is not None
         self._task = task
         self._receive = receive
+        self._cost = context.cost
         self._pieces: asyncio.Queue[Message] = asyncio.Queue(BODY_PIECES)
         self.ended_by: str | None = None
         loop = asyncio.get_running_loop()
-        self._timer = loop.call_at(deadline, self._end, "deadline")
+        self._timer = loop.call_at(context.deadline, self._end, "deadline")
         self._pump = loop.create_task(self._read())
 
     async def receive(self) -> Message:
@@ -209,6 +219,7 @@ class _Watch:
             if message["type"] == "http.disconnect":
                 self._end("disconnect")
                 return
+            self._cost.bytes_in += len(message.get("body", b""))
             await self._pieces.put(message)
 
     def _end(self, reason: str) -> None:
@@ -234,6 +245,8 @@ class _Answer:
         self._cell = cell
         self.epoch = 0
         self.status = 0
+        self.tenant = 0  # none, until the envelope has named it
+        self.cost = Cost()
 
     @property
     def started(self) -> bool:
@@ -247,6 +260,8 @@ class _Answer:
             kept.append((envelope.SERVED, f"{self._cell};epoch={self.epoch}".encode()))
             self.status = message["status"]
             message = {**message, "headers": kept}
+        else:
+            self.cost.bytes_out += len(message.get("body", b""))
         await self._send(message)
 
     async def refuse(self, outcome: Outcome) -> None:
@@ -263,6 +278,8 @@ class _Answer:
         }
         headers = [(name, value.encode("latin-1")) for name, value in fields.items() if value]
         self.status = problem.status
+        self.cost.bytes_out += len(body)
+        self.cost.rejected = self.cost.rejected or outcome.refusal or ""
         await self._send({"type": "http.response.start", "status": problem.status, "headers": headers})
         await self._send({"type": "http.response.body", "body": body})
 

@@ -188,8 +188,11 @@ class Collector:
                 await self._take_over()
             await asyncio.gather(*(account.look() for account in self._accounts.values()))
             return await self._collect() if collect else None
-        except (RedisError, OSError, msgspec.DecodeError) as e:
-            _log.warning("usage_collection_failed", **{Field.REASON: f"{type(e).__name__}: {e}"})
+        except Exception as e:  # whatever it is: metering never ends the process, and goes on by itself
+            known = isinstance(e, RedisError | OSError)
+            _log.warning(
+                "usage_collection_failed", **{Field.REASON: f"{type(e).__name__}: {e}"}, exc_info=None if known else e
+            )
             return None
 
     async def _take_over(self) -> None:

@@ -38,6 +38,11 @@ _UNAVAILABLE: Final = frozenset({"57P03", "53300", "53200", "28P01", "3D000"})
 T = TypeVar("T")
 Pool: TypeAlias = "asyncpg.Pool[asyncpg.Record]"
 PooledConnection: TypeAlias = "asyncpg.pool.PoolConnectionProxy[asyncpg.Record]"
+Spent: TypeAlias = Callable[[int, str, float], None]  # tenant, shard, seconds: `cell.metering.Meter.spent`
+
+
+def unmetered(_tenant: int, _shard: str, _seconds: float) -> None:
+    """For processes whose work nobody counts, such as a command of an operator."""
 
 
 class TenantSession:
@@ -103,11 +108,14 @@ class Shards:
         pools: Mapping[str, Pool],
         sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
         clock: Callable[[], float] = time.monotonic,
+        spent: Spent = unmetered,
     ) -> None:
+        """``spent`` is told at the end of every session how long it kept its shard busy."""
         self._map = shard_map
         self._pools = pools
         self._sleep = sleep
         self._clock = clock
+        self._spent = spent
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -130,7 +138,9 @@ class Shards:
         transaction. A ``read_only`` one does not count as an effect of the request. COMMIT, once sent, is awaited
         even when the task is cancelled; a running statement is cancelled at the server.
         """
-        pool = self._pools[self._map.shard_of(ctx.tenant)]
+        shard = self._map.shard_of(ctx.tenant)
+        pool = self._pools[shard]
+        before = ctx.cost.database_s
         try:
             connection = await pool.acquire()
         except (*_CONNECTION_LOST, asyncpg.PostgresError, TimeoutError) as e:
@@ -148,6 +158,7 @@ class Shards:
             finally:
                 ctx.cost.database_s += self._clock() - began
         finally:
+            self._spent(ctx.tenant, shard, ctx.cost.database_s - before)
             await pool.release(connection)
 
     async def _enter(self, connection: PooledConnection, ctx: TenantContext, read_only: bool) -> None:

@@ -52,7 +52,7 @@ def cell_data(_: Path) -> Litestar:
 
 
 def cell_internal(_: Path) -> Litestar:
-    return cell_app.internal(NOTHING, _health(), CollectorRegistry(), "token")
+    return cell_app.internal(NOTHING, _health(), CollectorRegistry(), "token", NOTHING)
 
 
 def worker(_: Path) -> Litestar:

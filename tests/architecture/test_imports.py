@@ -9,6 +9,7 @@ import pytest
 ROOT = Path(__file__).parents[2]
 IO = {"asyncio", "socket", "subprocess", "httpx", "asyncpg", "sqlalchemy", "redis", "litestar", "uvicorn", "os", "time"}
 PURE = [
+    "cell/apportion.py",
     "cell/events/retry.py",
     "cell/transfer/rules.py",
     "control_plane/move.py",

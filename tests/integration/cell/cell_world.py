@@ -19,6 +19,7 @@ from cell.events.pump import Pace
 from cell.gate import Gate
 from cell.health import Health
 from cell.ingress import Ingress
+from cell.metering import Meter
 from cell.metrics import CellMetrics
 from cell.modules.accounts.public import create_owner
 from cell.schema import migrate
@@ -149,13 +150,20 @@ class World:
     """One cell, opened in the loop of one test."""
 
     def __init__(
-        self, cell: CellDatabases, databases: Databases, transfer: Transfer, ingress: Ingress, key: bytes
+        self,
+        cell: CellDatabases,
+        databases: Databases,
+        transfer: Transfer,
+        ingress: Ingress,
+        key: bytes,
+        meter: Meter,
     ) -> None:
         self.cell = cell
         self.databases = databases
         self.transfer = transfer
         self.ingress = ingress
         self.key = key
+        self.meter = meter
         self._clients: list[httpx.AsyncClient] = []
 
     def client(self, tenant: str, key: str | None, **enveloped: Any) -> httpx.AsyncClient:
@@ -184,12 +192,12 @@ class World:
         """A running worker: the product's consumers, or those that are given."""
         chosen = consumers or worker.CONSUMERS
         async with worker.composed(self.cell.worker_settings(), chosen, pace) as running:
-            pump = asyncio.create_task(running.pump.run())
+            tasks = [asyncio.create_task(running.pump.run()), asyncio.create_task(running.bulkhead.run())]
             try:
                 yield running
             finally:
                 running.stop()
-                await pump
+                await asyncio.gather(*tasks)
 
     async def close(self) -> None:
         """Close the clients."""
@@ -201,8 +209,9 @@ class World:
 async def opened(cell: CellDatabases) -> AsyncIterator[World]:
     """The API process of the cell, as `cell.app` composes it, without its listeners."""
     clock = asyncio.get_running_loop().time
+    meter = Meter("test-api")
     async with (
-        pools.opened(cell.directory_dsn, cell.passwords.app, 6, "test-api") as databases,
+        pools.opened(cell.directory_dsn, cell.passwords.app, 6, "test-api", meter.spent) as databases,
         pools.transfer_pools(databases.shard_map.shards, cell.passwords.transfer, 3, "test-transfer") as transfers,
     ):
         gate = Gate(clock)
