@@ -1,0 +1,249 @@
+"""The wall between the tenants of a cell: who begins now, who waits, who is refused, and how long each may take.
+
+`Wall.plan` names the operation, its level and its time limits; `Wall.ask` gives a seat at once where one is free, with
+no task, timer or future; `Wall.seated` waits for one; `Wall.leave` gives it back. A refusal says that nothing ran;
+routers do not repeat it, because only the client knows whether it is worth it.
+
+Each level of each shard is a station of its own: a shard that hangs holds its own tenants' seats only.
+"""
+
+import asyncio
+from collections.abc import AsyncIterator, Callable, Mapping
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+from math import inf
+from typing import Final, Protocol
+
+from cell.fairness import timeouts
+from cell.fairness.estimates import Estimates
+from cell.fairness.levels import Enforcement, Level, Operations
+from cell.fairness.limits import CallerLimits, Limits
+from cell.fairness.queues import Ticket
+from cell.fairness.station import RefusedError, Size, Station, cost_of
+from cell.fairness.timeouts import Budget
+from cell.shards.context import TenantContext
+from contracts import problems
+from contracts.names import Refusal
+
+CELL: Final = ""  # the shard of work that belongs to none
+_OFF: Final = Enforcement.OFF
+_ON: Final = Enforcement.ON
+
+
+@dataclass(frozen=True, slots=True)
+class Enforced:
+    """What each wall does."""
+
+    fairness: Enforcement = Enforcement.ON
+    limits: Enforcement = Enforcement.ON
+    timeouts: Enforcement = Enforcement.ON
+
+
+@dataclass(frozen=True, slots=True)
+class Config:
+    """Sizes and limits. ``level_s`` is the most that a request of a level may take, where there is such a limit."""
+
+    sizes: Mapping[Level, Size]
+    level_s: Mapping[Level, float] = field(default_factory=dict)
+    key: Limits = field(default_factory=Limits)
+    enforced: Enforced = field(default_factory=Enforced)
+
+
+class Told(Protocol):
+    """Who counts what the wall does: `cell.metrics.CellMetrics`."""
+
+    def queued(self, level: str, seconds: float) -> None:
+        """A request has waited for a seat, whether it got one or not."""
+
+    def observed(self, wall: str, reason: str) -> None:
+        """A wall that only observes would have refused a request."""
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """What is known of a request before it is let in. ``overdue_at``: when a wall that only observes would stop it."""
+
+    operation: str
+    level: Level
+    budget: Budget
+    overdue_at: float = inf
+
+
+class Visit:
+    """One request at the wall."""
+
+    __slots__ = ("caller", "context", "counted", "plan", "station", "ticket")
+
+    def __init__(self, context: TenantContext, plan: Plan, caller: int) -> None:
+        self.context = context
+        self.plan = plan
+        self.caller = caller
+        self.counted = False
+        self.station: Station | None = None
+        self.ticket: Ticket | None = None
+
+    @property
+    def waits(self) -> bool:
+        """Whether it has no seat yet: `Wall.seated` comes next."""
+        return self.ticket is not None and self.ticket.seated_at < 0
+
+
+class Wall:
+    """One per process and event loop. ``clock`` is monotonic, in seconds; ``seed`` deals the queues."""
+
+    def __init__(
+        self,
+        config: Config,
+        operations: Operations,
+        shard_of: Callable[[int], str],
+        told: Told,
+        *,
+        clock: Callable[[], float],
+        seed: int,
+    ) -> None:
+        self._config = config
+        self._operations = operations
+        self._shard_of = shard_of
+        self._told = told
+        self._clock = clock
+        self._seed = seed
+        self._stations: dict[tuple[Level, str], Station] = {}
+        self._estimates = Estimates()
+        self._keys = CallerLimits(config.key)
+        self._observes = config.enforced.fairness is Enforcement.OBSERVE
+
+    def plan(self, method: str, path: str, envelope_s: float, now: float) -> Plan:
+        """Name the operation and its limits."""
+        operation = self._operations.name(method, path)
+        level = self._operations.level(operation)
+        enforced = self._config.enforced.timeouts
+        if enforced is _OFF:
+            return Plan(operation, level, timeouts.outer(now, envelope_s))
+        nested = timeouts.nested(now, envelope_s, self._config.level_s.get(level, inf))
+        if enforced is _ON:
+            return Plan(operation, level, nested)
+        return Plan(operation, level, timeouts.outer(now, envelope_s), nested.application_by)
+
+    def ask(self, context: TenantContext, plan: Plan, caller: int) -> Visit:
+        """Let a request in, or have it wait; `RefusedError` where it is not. Every visit ends with `leave`.
+
+        ``caller`` tells the tenant's users and keys apart before anybody is authenticated: a hash of the credential.
+        """
+        visit = Visit(context, plan, caller)
+        now = self._clock()
+        if self._config.enforced.limits is not _OFF:
+            self._count_in(visit, now)
+        if self._config.enforced.fairness is not _OFF:
+            try:
+                self._queue(visit, now)
+            except RefusedError:
+                self._count_out(visit)
+                raise
+        return visit
+
+    def _count_in(self, visit: Visit, now: float) -> None:
+        try:
+            self._keys.enter(visit.context.tenant, visit.caller, now)
+            visit.counted = True
+        except RefusedError as e:
+            if self._config.enforced.limits is _ON:
+                raise
+            self._told.observed("limits", e.refusal)
+
+    def _count_out(self, visit: Visit) -> None:
+        if visit.counted:
+            visit.counted = False
+            self._keys.leave(visit.context.tenant, visit.caller)
+
+    def _queue(self, visit: Visit, now: float) -> None:
+        context, plan = visit.context, visit.plan
+        station = self._station(plan.level, context.tenant, now)
+        estimate = self._estimates.of(context.tenant, plan.operation)
+        ticket = Ticket(context.tenant, visit.caller, estimate.cost_s, now)
+        try:
+            evicted = station.ask(ticket, context.deadline - now, now)
+        except RefusedError as e:
+            if not self._observes:
+                raise
+            self._told.observed("fairness", e.refusal)
+            evicted = None
+        visit.station, visit.ticket = station, ticket
+        if ticket.seated_at < 0:
+            ticket.ready = asyncio.get_running_loop().create_future()
+        if evicted is not None and not evicted.ready.done():
+            wait = station.wait_s(evicted.tenant, now)
+            evicted.ready.set_exception(RefusedError(problems.TENANT_BUSY, Refusal.TENANT_BUSY, wait))
+
+    def _station(self, level: Level, tenant: int, now: float) -> Station:
+        key = (level, CELL if level is Level.INTERNAL else self._shard_of(tenant))
+        station = self._stations.get(key)
+        if station is None:
+            size = self._config.sizes[level]
+            station = self._stations[key] = Station(size, self._seed, now, observe=self._observes)
+        return station
+
+    async def seated(self, visit: Visit) -> None:
+        """Wait for the seat. `RefusedError` where the place in the queue went to a tenant with fewer requests.
+
+        Cancelling this gives the place up; `leave` is still to be called.
+        """
+        station, ticket = visit.station, visit.ticket
+        assert station is not None
+        assert ticket is not None
+        try:
+            await ticket.ready
+        finally:
+            now = self._clock()
+            visit.context.cost.queued_s += now - ticket.asked_at
+            self._told.queued(visit.plan.level, now - ticket.asked_at)
+
+    def leave(self, visit: Visit, *, usual: bool) -> None:
+        """The request is over, or has been given up. ``usual``: it took as long as such requests take."""
+        self._count_out(visit)
+        station, ticket = visit.station, visit.ticket
+        now = self._clock()
+        if now > visit.plan.overdue_at:
+            self._told.observed("timeouts", Refusal.DEADLINE)
+        if station is None or ticket is None:
+            return
+        visit.station = visit.ticket = None
+        if ticket.seated_at < 0:
+            self._wake(station.withdraw(ticket, now))
+            return
+        cost, seat_s = visit.context.cost, now - ticket.seated_at
+        cost.seat_s += seat_s
+        charged = cost_of(cost.database_s, seat_s)
+        estimate = self._estimates.of(ticket.tenant, visit.plan.operation)
+        estimate.learn(charged)
+        self._estimates.of_anyone(visit.plan.operation).learn(charged)
+        self._wake(station.leave(ticket, charged, estimate.slowness(seat_s) if usual else 0.0, now))
+
+    def _wake(self, seated: list[Ticket]) -> None:
+        for ticket in seated:
+            if not ticket.ready.done():  # else its owner is about to notice, and leaves the seat
+                ticket.ready.set_result(None)
+
+    @asynccontextmanager
+    async def inside(self, context: TenantContext, plan: Plan, caller: int) -> AsyncIterator[None]:
+        """A seat for the block, waited for until ``plan.budget.application_by``; `RefusedError` where there is none."""
+        visit, usual = self.ask(context, plan, caller), False
+        try:
+            if visit.waits:
+                try:
+                    async with asyncio.timeout_at(plan.budget.application_by):
+                        await self.seated(visit)
+                except TimeoutError:
+                    raise RefusedError(problems.OVERLOADED, Refusal.OVERLOADED, 1.0) from None
+            yield
+            usual = True
+        finally:
+            self.leave(visit, usual=usual)
+
+    def seats(self, level: Level) -> tuple[int, int, int]:
+        """Of all shards: how many seats there are, how many are taken, and how many requests wait."""
+        stations = [station for (of, _), station in self._stations.items() if of is level]
+        return (
+            sum(station.seats.limit for station in stations),
+            sum(station.running for station in stations),
+            sum(station.waiting for station in stations),
+        )
