@@ -5,9 +5,14 @@ what was asked for makes no sense. 3: done, but a run is marked invalid: its fig
 """
 
 import asyncio
+import itertools
+import os
+import secrets
 import signal
 import sys
-from collections.abc import Sequence
+from collections.abc import AsyncIterator, Iterator, Sequence
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Final
@@ -17,15 +22,18 @@ import click
 import httpx
 
 from infra.local import commandline
+from infra.local.cgroups import Walls
 from infra.local.errors import LocalFleetError, StartFailedError
 from infra.local.spec import default_folder
 from loadtest.alone import only_one
 from loadtest.lab import reading
 from loadtest.lab.local import local_system
 from loadtest.lab.reading import ScenarioError
+from loadtest.lab.remote import Remote, RemoteSystem
 from loadtest.lab.result import PhaseKind, Result, Role
 from loadtest.lab.run import Asked, Lab
-from loadtest.lab.scenario import Scenario
+from loadtest.lab.scenario import FleetShape, Scenario
+from loadtest.lab.system import System
 from loadtest.operator import LabError
 from loadtest.show import Line, Teller, console
 
@@ -57,22 +65,54 @@ def check(scenarios: tuple[str, ...]) -> None:
             click.echo(f"  {case.slug}")
 
 
+@dataclass(frozen=True)
+class Options:
+    """What was asked for on the command line."""
+
+    repeat: int | None
+    only: str
+    out: Path
+    folder: Path
+    remote: Remote | None
+
+
 @main.command()
 @click.argument("scenarios", nargs=-1, required=True)
+@click.option("--fleet", type=click.Choice(["local"]), help="A fleet of the lab's own on this machine [the default].")
+@click.option("--base-url", help="Or whatever answers at http://HOST:PORT.")
+@click.option(
+    "--front-door", default="start.cellwall.localhost", show_default=True, help="With --base-url: the Host of sign-ups."
+)
 @click.option("--repeat", type=click.IntRange(1, 100), help="Runs of each case, instead of what the file says.")
 @click.option("--case", "only", default="", help="Only cases whose name contains this.")
 @click.option("--out", type=click.Path(path_type=Path), help="Folder of the results [default: build/lab/TIME].")
 @click.option("--state", type=click.Path(path_type=Path), help="Folder of the lab's fleet.")
-def run(scenarios: tuple[str, ...], repeat: int | None, only: str, out: Path | None, state: Path | None) -> None:
+def run(
+    scenarios: tuple[str, ...],
+    fleet: str | None,
+    base_url: str | None,
+    front_door: str,
+    repeat: int | None,
+    only: str,
+    out: Path | None,
+    state: Path | None,
+) -> None:
     """Run scenarios: files of your own, or names of those that come with the lab."""
+    if fleet and base_url:
+        raise click.UsageError("--fleet and --base-url exclude each other")
     default = default_folder()
-    folder = state.absolute() if state else default.with_name(f"{default.name}-lab")
-    out = (out or Path("build") / "lab" / datetime.now(UTC).strftime("%Y%m%dT%H%M%SZ")).absolute()
+    options = Options(
+        repeat=repeat,
+        only=only,
+        out=(out or Path("build") / "lab" / datetime.now(UTC).strftime("%Y%m%dT%H%M%SZ")).absolute(),
+        folder=state.absolute() if state else default.with_name(f"{default.name}-lab"),
+        remote=Remote(base_url, front_door) if base_url else None,
+    )
+    found = _read(scenarios)
     with Teller(console()) as teller:
         try:
-            found = _read(scenarios)
-            with only_one(folder, "lab"):
-                status = asyncio.run(_interruptible(found, repeat, only, out, folder, teller))
+            with only_one(options.folder, "lab"):
+                status = asyncio.run(_interruptible(found, options, teller))
         except LocalFleetError as e:
             teller.verdict(False, str(e))
             status = commandline.MISUSED
@@ -86,10 +126,8 @@ def _read(names: Sequence[str]) -> list[Scenario]:
         raise click.UsageError(str(e)) from None
 
 
-async def _interruptible(
-    scenarios: Sequence[Scenario], repeat: int | None, only: str, out: Path, folder: Path, teller: Teller
-) -> int:
-    task = asyncio.ensure_future(_all(scenarios, repeat, only, out, folder, teller))
+async def _interruptible(scenarios: Sequence[Scenario], options: Options, teller: Teller) -> int:
+    task = asyncio.ensure_future(_all(scenarios, options, teller))
     loop = asyncio.get_running_loop()
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         loop.add_signal_handler(number, task.cancel)
@@ -100,26 +138,67 @@ async def _interruptible(
         return commandline.INTERRUPTED
     except (LabError, LocalFleetError, httpx.HTTPError, asyncpg.PostgresError, OSError, BaseExceptionGroup) as e:
         teller.verdict(False, _words(e))
-        return 1 if not isinstance(e, LocalFleetError) or isinstance(e, StartFailedError) else commandline.MISUSED
+        return commandline.MISUSED if isinstance(e, LocalFleetError) and not isinstance(e, StartFailedError) else 1
 
 
-async def _all(
-    scenarios: Sequence[Scenario], repeat: int | None, only: str, out: Path, folder: Path, teller: Teller
-) -> int:
+async def _all(scenarios: Sequence[Scenario], options: Options, teller: Teller) -> int:
+    """Scenarios that follow each other and want the same fleet share it."""
     results: list[Result] = []
-    for scenario in scenarios:
-        asked = Asked(out, repeat or scenario.repeat, teller.say, only)
-        async with local_system(
-            scenario.fleet, folder, f"lab-{scenario.seed}", lambda line: teller.say(f"  {line}")
-        ) as system:
+    for shape, group in itertools.groupby(scenarios, key=lambda scenario: scenario.fleet):
+        several = list(group)
+        for words in warnings(shape, remote=options.remote is not None):
+            teller.say(words)
+        async with _system(shape, several[0].plan, options, teller) as system:
             teller.say(system.cpu_walls)
-            results += await Lab(system, asked).run(scenario)
+            for scenario in several:
+                asked = Asked(
+                    options.out,
+                    options.repeat or scenario.repeat,
+                    teller.say,
+                    lambda moment: teller.detail(moment.words()),
+                    options.only,
+                )
+                results += await Lab(system, asked).run(scenario)
     for result in results:
         teller.table(f"{result.meta.scenario}, {result.meta.case.slug}, run {result.meta.repeat}", lines(result))
-    teller.say(f"results are in {out}")
+    teller.say(f"results are in {options.out}")
     if not all(result.books.balanced for result in results):
         return 1
     return 0 if all(result.validity.valid for result in results) else INVALID
+
+
+@asynccontextmanager
+async def _system(shape: FleetShape, plan: str, options: Options, teller: Teller) -> AsyncIterator[System]:
+    run = f"lab-{secrets.token_hex(4)}"
+    if options.remote is None:
+        async with local_system(shape, options.folder, run, lambda line: teller.say(f"  {line}")) as local:
+            yield local
+        return
+    remote = RemoteSystem(options.remote, run)
+    try:
+        await remote.connect(plan)
+        yield remote
+    finally:
+        await remote.aclose()
+
+
+def warnings(shape: FleetShape, *, remote: bool, processors: int | None = None) -> Iterator[str]:
+    """What this machine cannot give to the scenario, and what can be measured all the same."""
+    if remote:
+        yield "a base URL: nothing of it can be broken, and the books are read through its API alone"
+        return
+    have, wanted = processors or os.cpu_count() or 1, shape.cells * shape.cpus
+    if shape.cpu_walls and wanted >= have:
+        yield (
+            f"{shape.cells} cells of {shape.cpus:g} processors want {wanted:g}, and this machine has {have} for them,"
+            " the routers and the driver: a busy cell then slows everything down; errors and books are still right"
+        )
+    found = Walls.of(Path(shape.cell_specs[0].name))
+    if shape.cpu_walls and found.base is None:
+        yield (
+            f"{found.reason}. Latencies then include what cells take from each other; errors, refusals, books and what"
+            " a fault reaches are measured as ever"
+        )
 
 
 def lines(result: Result) -> list[Line]:

@@ -1,14 +1,16 @@
 """What happens beside the traffic of a run: faults, moves, an evacuation. Each leaves events on the run's time axis."""
 
 import asyncio
+import contextlib
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import Final, Protocol
 
-from loadtest.lab.faults import Broken
+from loadtest.lab.faults import Broken, descendants
 from loadtest.lab.local import LocalSystem
 from loadtest.lab.plan import Tenant
 from loadtest.lab.result import Event, Phase, Role
-from loadtest.lab.scenario import Scenario
+from loadtest.lab.scenario import Scenario, ScenarioKind
 from loadtest.operator import LabError, Move
 from loadtest.record import Latency
 
@@ -112,6 +114,41 @@ class Moving:
         return events, _of_moves(moves, now() - began)
 
 
+class Soaking:
+    """A long run: does anything grow, and does anything die?"""
+
+    def __init__(self, system: LocalSystem) -> None:
+        self._system = system
+        self.hit: list[str] = []
+
+    async def perform(self, phase: Phase, now: Now) -> tuple[list[Event], dict[str, float]]:
+        """Memory of every process with its children as the phase begins and ends; those that are not the same then."""
+        await wait_until(phase.begin, now)
+        before = self._pids()
+        measures = {f"{name}_rss_mb_begin": resident_mb(pid) for name, pid in before.items()}
+        await wait_until(phase.end, now)
+        after = self._pids()
+        measures |= {f"{name}_rss_mb_end": resident_mb(pid) for name, pid in after.items()}
+        gone = [name for name, pid in before.items() if after.get(name) != pid]
+        words = "it is not the process any more that it was"
+        return [Event(at=now(), name="died", target=name, words=words) for name in gone], measures
+
+    def _pids(self) -> dict[str, int]:
+        runner = self._system.fleet.runner
+        found = {name: runner.process(name) for name in self._system.fleet.names}
+        return {name: process.pid for name, process in found.items() if process is not None and process.alive}
+
+
+def resident_mb(pid: int, proc: Path = Path("/proc")) -> float:
+    """Resident memory of a process and its children, shared pages counted once for each; 0 where it is not told."""
+    total = 0
+    for each in (pid, *descendants(pid, proc)):
+        with contextlib.suppress(OSError, StopIteration, ValueError):
+            lines = (proc / str(each) / "status").read_text().splitlines()
+            total += int(next(line.split()[1] for line in lines if line.startswith("VmRSS:")))
+    return total / 1024
+
+
 def _of_moves(moves: Sequence[Move], took: float) -> dict[str, float]:
     holds = Latency()
     for move in moves:
@@ -136,6 +173,8 @@ def act_of(scenario: Scenario, fault: str, system: LocalSystem, tenants: Sequenc
     for each in scenario.faults or []:
         if each.words == fault:
             return Breaking(Broken(system.fleet, each), each.action, each.target)
+    if scenario.kind is ScenarioKind.SOAK:
+        return Soaking(system)
     home = [t for t in tenants if t.cell == system.cells[0] and t.role is Role.VICTIM]
     if scenario.moves is not None:
         return Moving(system, home[: scenario.moves.count], 1, "moves")

@@ -2,8 +2,8 @@
 
 import asyncio
 import secrets
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import Final
 
 import httpx
@@ -23,8 +23,9 @@ SPARE: Final = 3  # sign-ups for each tenant that is needed, at most: placement 
 
 @dataclass(frozen=True)
 class Made:
-    """A tenant that has signed up, and where its first order was served."""
+    """A tenant that has signed up, and its cell: that which served its first order, until told otherwise."""
 
+    number: int
     account: Account
     cell: str
     order: str
@@ -47,8 +48,18 @@ class Casting:
             if len(self._made) >= limit:
                 where = ", ".join(f"{count} in {cell}" for cell, count in missing.items())
                 raise LabError(f"{len(self._made)} tenants have signed up, and still {where} are missing")
-            await self._sign_up(sum(missing.values()), need.plan)
+            await self.sign_up(sum(missing.values()), need.plan)
         return [tenant for cell in cells for tenant in self._give_roles(need, cell)]
+
+    @property
+    def everybody(self) -> Sequence[Made]:
+        """All that have signed up, in the order of their numbers."""
+        return self._made
+
+    @property
+    def cells(self) -> list[str]:
+        """The cells that they live in."""
+        return sorted({made.cell for made in self._made})
 
     def of_cell(self, cell: str) -> list[Made]:
         """Everybody who lives there."""
@@ -61,24 +72,26 @@ class Casting:
     def _give_roles(self, need: Need, cell: str) -> list[Tenant]:
         people = self.of_cell(cell)
         roles = [Role.AGGRESSOR] * need.aggressors.get(cell, 0) + [Role.VICTIM] * need.victims
-        found = []
-        for made, role in zip(people, roles, strict=False):
-            number = self._made.index(made)
-            found.append(Tenant(number, made.account, cell, role, (made.order,)))
-        return found
+        pairs = zip(people, roles, strict=False)
+        return [Tenant(made.number, made.account, cell, role, (made.order,)) for made, role in pairs]
 
-    async def _sign_up(self, count: int, plan: str) -> None:
-        gate = asyncio.Semaphore(AT_ONCE)
+    def settle(self, homes: Mapping[str, str]) -> None:
+        """Where tenants live by now: tenant -> cell."""
+        self._made = [replace(made, cell=homes.get(made.account.tenant, made.cell)) for made in self._made]
 
-        async def one() -> Made:
+    async def sign_up(self, count: int, plan: str) -> None:
+        """So many more, wherever placement puts them."""
+        gate, first = asyncio.Semaphore(AT_ONCE), len(self._made)
+
+        async def one(number: int) -> Made:
             async with gate:
-                return await self._one(plan)
+                return await self._one(number, plan)
 
         async with asyncio.TaskGroup() as group:
-            tasks = [group.create_task(one()) for _ in range(count)]
+            tasks = [group.create_task(one(number)) for number in range(first, first + count)]
         self._made += [task.result() for task in tasks]
 
-    async def _one(self, plan: str) -> Made:
+    async def _one(self, number: int, plan: str) -> Made:
         slug = f"lab-{secrets.token_hex(5)}"
         tenant = await self._through_the_door(slug, plan)
         for router in self._routers:
@@ -90,7 +103,7 @@ class Casting:
         account = Account(tenant.tenant, slug, tenant.host, tenant.api_key, tuple(products))
         order = await first_order(self._routers[-1], tenant, products[0], f"{self._run}-first-{slug}")
         self._written.acknowledged.append(order)
-        return Made(account, order.cell or "-", order.order)
+        return Made(number, account, order.cell or "-", order.order)
 
     async def _through_the_door(self, slug: str, plan: str) -> SignedUp:
         password = secrets.token_urlsafe(16)

@@ -79,6 +79,8 @@ class LocalSystem:
     async def cast(self, need: Need) -> Sequence[Tenant]:
         """Tenants by the front door; orders of the past by SQL. A tenant that was moved is where it lives now."""
         self._share(WHOLE)
+        homes = await self.control_plane.homes()
+        self._casting.settle({tenant: home.cell for tenant, home in homes.items()})
         tenants = await self._casting.cast(need, self.cells)
         gate = asyncio.Semaphore(SEEDING_AT_ONCE)
 

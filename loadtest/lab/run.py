@@ -10,30 +10,57 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Final
 
+import msgspec
+
 from loadtest.lab import machine
 from loadtest.lab.acts import Act, Nothing, act_of
+from loadtest.lab.bisection import Bisection
 from loadtest.lab.collect import Collector
 from loadtest.lab.drivers import Crew, crew
-from loadtest.lab.job import Tally
+from loadtest.lab.job import Job, Progress, Tally
 from loadtest.lab.local import LocalSystem
 from loadtest.lab.plan import Drive, Tenant, cells_of, jobs, phases
-from loadtest.lab.result import Case, Meta, Phase, PhaseKind, Result, Role
+from loadtest.lab.result import Case, Event, Meta, Phase, PhaseKind, Result, Role
 from loadtest.lab.scenario import Scenario, ScenarioKind
 from loadtest.lab.system import Need, System, pick
 from loadtest.operator import LabError
 from loadtest.record import Stale
 
-TELL_EVERY_S: Final = 1.0
+WATCH_EVERY_S: Final = 1.0
 _TRAFFIC_ONLY: Final = {ScenarioKind.NOISY, ScenarioKind.FLOOD, ScenarioKind.SOAK, ScenarioKind.RAMP}
 
 
 @dataclass(frozen=True)
+class Moment:
+    """How far a run is, about once a second. Seconds are of its traffic; ``eta_s`` is until the end of the scenario."""
+
+    scenario: str
+    case: str
+    run: int  # from 1
+    runs: int
+    phase: str
+    second: float
+    seconds: float
+    eta_s: float
+    seen: Progress
+
+    def words(self) -> str:
+        """In one line."""
+        seen = self.seen
+        return (
+            f"run {self.run} of {self.runs}, {self.phase}, {self.second:.0f} of {self.seconds:.0f} s: {seen.sent} sent,"
+            f" {seen.succeeded} answered, {seen.refused} refused, {seen.failed} failed; about {self.eta_s:.0f} s to go"
+        )
+
+
+@dataclass(frozen=True)
 class Asked:
-    """What was asked for beside the scenario. ``tell`` is called with what goes on, about once a second."""
+    """What was asked for beside the scenario. ``say`` hears of steps, ``watch`` of every second."""
 
     out: Path
     repeat: int
-    tell: Callable[[str], None]
+    say: Callable[[str], None]
+    watch: Callable[[Moment], None] = lambda _: None
     only: str = ""  # part of a case's slug
 
 
@@ -59,69 +86,87 @@ def require(scenario: Scenario, system: System) -> None:
         )
 
 
+@dataclass(frozen=True)
+class Seen:
+    """What came of one stretch of traffic."""
+
+    parts: list[Job]
+    tallies: list[Tally]
+    events: list[Event]
+    measures: dict[str, float]
+    before: machine.Reading
+    after: machine.Reading
+
+
 class Lab:
     """Runs on one system."""
 
     def __init__(self, system: System, asked: Asked) -> None:
-        self._system = system
+        self.system = system
         self._asked = asked
-        self._stale: list[Stale] = []
+        self._run = self._runs = 0
+        self._took = Latest()
 
     async def run(self, scenario: Scenario) -> list[Result]:
         """Every case, as often as asked for; results are on disk as soon as each ends."""
-        require(scenario, self._system)
+        require(scenario, self.system)
         cases = [case for case in scenario.cases() if self._asked.only in case.slug]
         if not cases:
             known = ", ".join(case.slug for case in scenario.cases())
             raise LabError(f"{scenario.name} has no case {self._asked.only!r}; it has {known}")
-        self._asked.tell(f"signing up tenants for {scenario.name}")
-        cast = await self._system.cast(need_of(scenario, self._system.cells))
+        self._asked.say(f"signing up tenants for {scenario.name}")
+        cast = await self.system.cast(need_of(scenario, self.system.cells))
         found: list[Result] = []
-        total = len(cases) * self._asked.repeat
+        self._run, self._runs = 0, len(cases) * self._asked.repeat
         for repeat in range(1, self._asked.repeat + 1):
             for case in cases:
-                self._asked.tell(f"run {len(found) + 1} of {total}: {scenario.name}, {case.slug}")
-                await self._system.set_walls(case.walls)
-                result = await self.one(scenario, case, repeat, cast)
+                self._run += 1
+                self._asked.say(f"run {self._run} of {self._runs}: {scenario.name}, {case.slug}")
+                began = time.monotonic()
+                await self.system.set_walls(case.walls)
+                cast = await self.system.cast(need_of(scenario, self.system.cells))  # where they live by now
+                one = ramp if scenario.kind is ScenarioKind.RAMP else single
+                result = await one(self, scenario, case, repeat, cast)
                 result.write(self._asked.out / scenario.name / case.slug / str(repeat))
                 found.append(result)
+                self._took.seconds = time.monotonic() - began
         return found
 
-    async def one(self, scenario: Scenario, case: Case, repeat: int, cast: Sequence[Tenant]) -> Result:
-        """One case, once."""
-        tenants = tenants_of(scenario, case, cast, self._system.cells)
-        victims = sum(tenant.role is Role.VICTIM for tenant in tenants)
-        plan = phases(scenario, victims)
-        load = next(phase for phase in plan if phase.kind is PhaseKind.LOAD)
-        act = self._act(scenario, case, tenants)
-        attack = (load.begin, load.end) if case.aggressor else None
-        drive = self._drive(scenario, case, repeat, scenario.victims.rate, plan[-1].end, attack)
+    async def traffic(
+        self, scenario: Scenario, drive: Drive, plan: Sequence[Phase], act: Act, tenants: Sequence[Tenant]
+    ) -> Seen:
+        """One stretch of traffic, with what is done beside it; what clients were told is entered into the books."""
         parts = jobs(scenario, drive, tenants)
-        started = datetime.now(UTC)
+        load = next(phase for phase in plan if phase.kind is PhaseKind.LOAD)
         async with crew(parts) as ready:
             before = machine.Reading.now(time.monotonic())
             ready.go()
             async with asyncio.TaskGroup() as group:
                 acting = group.create_task(act.perform(load, ready.seconds_in))
                 driving = group.create_task(ready.tallies())
-                await self._watch(ready, plan, driving, acting)
+                watching = group.create_task(self._watch(ready, scenario, drive.case, plan))
+                await asyncio.wait([acting, driving])
+                watching.cancel()
             after = machine.Reading.now(time.monotonic())
         tallies, (events, measures) = driving.result(), acting.result()
-        collector = Collector(plan, tenants)
-        collector.add(parts, tallies)
-        stale = self.keep(tallies)
-        books = await self._system.books(tenants, stale)
-        meta = self.meta(scenario, case, repeat, started, tenants, act.hit)
-        validity = machine.judge(scenario.driver, tallies, before, after)
-        return collector.result(meta, events=events, books=books, validity=validity, measures=measures)
-
-    def keep(self, tallies: Sequence[Tally]) -> list[Stale]:
-        """Enter what clients were told into the books; returns the stale reads that they saw."""
-        written = self._system.written
         for tally in tallies:
-            written.acknowledged += tally.acknowledged
-            written.unacknowledged |= tally.unacknowledged
-        return [seen for tally in tallies for seen in tally.stale]
+            self.system.written.acknowledged += tally.acknowledged
+            self.system.written.unacknowledged |= tally.unacknowledged
+        return Seen(parts, tallies, events, measures, before, after)
+
+    def drive(self, case: Case, *, seed: int, rate: float, end: float, attack: tuple[float, float] | None) -> Drive:
+        """Idempotency keys have to be new with every run; the schedule must not."""
+        return Drive(f"lab-{secrets.token_hex(5)}", seed, self.system.targets, rate, end, attack, case)
+
+    def act(self, scenario: Scenario, case: Case, tenants: Sequence[Tenant]) -> Act:
+        """What is done beside the traffic."""
+        soaking = scenario.kind is ScenarioKind.SOAK and isinstance(self.system, LocalSystem)
+        if scenario.kind in _TRAFFIC_ONLY and not soaking:
+            hit = cells_of(case, self.system.cells)[1]
+            words = f"{case.count} aggressors ({case.aggressor}, {case.times:g} times)" if case.aggressor else ""
+            return Nothing(hit, words)
+        assert isinstance(self.system, LocalSystem)
+        return act_of(scenario, case.fault, self.system, tenants)
 
     def meta(
         self,
@@ -133,14 +178,14 @@ class Lab:
         hit: Sequence[str],
     ) -> Meta:
         """What was run, where and when."""
-        system = self._system
+        system = self.system
         victims = sum(tenant.role is Role.VICTIM for tenant in tenants)
         return Meta(
             scenario=scenario.name,
             kind=scenario.kind.value,
             case=case,
             repeat=repeat,
-            seed=scenario.seed + repeat - 1,
+            seed=seed_of(scenario, repeat),
             started=started.isoformat(timespec="seconds"),
             system=system.name,
             target=system.target,
@@ -153,41 +198,111 @@ class Lab:
             software=version("cellwall"),
         )
 
-    def _act(self, scenario: Scenario, case: Case, tenants: Sequence[Tenant]) -> Act:
-        if scenario.kind in _TRAFFIC_ONLY:
-            hit = cells_of(case, self._system.cells)[1]
-            words = f"{case.count} aggressors ({case.aggressor}, {case.times:g} times)" if case.aggressor else ""
-            return Nothing(hit, words)
-        assert isinstance(self._system, LocalSystem)
-        return act_of(scenario, case.fault, self._system, tenants)
-
-    def _drive(
-        self,
-        scenario: Scenario,
-        case: Case,
-        repeat: int,
-        rate: float,
-        end: float,
-        attack: tuple[float, float] | None,
-    ) -> Drive:
-        run = f"lab-{secrets.token_hex(5)}"  # idempotency keys must be new, the schedule must not
-        return Drive(run, scenario.seed + repeat - 1, self._system.targets, rate, end, attack, case)
-
-    async def _watch(
-        self, ready: Crew, plan: Sequence[Phase], driving: "asyncio.Task[list[Tally]]", acting: "asyncio.Task[object]"
-    ) -> None:
+    async def _watch(self, ready: Crew, scenario: Scenario, case: Case, plan: Sequence[Phase]) -> None:
         end = plan[-1].end
-        while not (driving.done() and acting.done()):
-            await asyncio.wait([driving, acting], timeout=TELL_EVERY_S, return_when=asyncio.FIRST_EXCEPTION)
-            at, seen = ready.seconds_in(), ready.progress
-            phase = next((phase.name for phase in plan if phase.begin <= at < phase.end), "end")
-            left = max(0.0, end - at)
-            self._asked.tell(
-                f"  {max(at, 0):.0f} of {end:.0f} s, {phase} ({left:.0f} s left): {seen.sent} sent, {seen.succeeded}"
-                f" answered, {seen.refused} refused, {seen.failed} failed"
+        while True:
+            await asyncio.sleep(WATCH_EVERY_S)
+            at = min(max(ready.seconds_in(), 0.0), end)
+            phase = next((phase.name for phase in plan if phase.begin <= at < phase.end), "the last answers")
+            later = (self._runs - self._run) * (self._took.seconds or end)
+            moment = Moment(
+                scenario.name, case.slug, self._run, self._runs, phase, at, end, end - at + later, ready.progress
             )
-            if any(task.done() and task.exception() for task in (driving, acting)):
-                return
+            self._asked.watch(moment)
+
+
+@dataclass
+class Latest:
+    """How long the last run took, books and all; 0 before there was one."""
+
+    seconds: float = 0.0
+
+
+def seed_of(scenario: Scenario, repeat: int) -> int:
+    """Each repeat has a schedule of its own, the same in every case."""
+    return scenario.seed + repeat - 1
+
+
+async def single(lab: Lab, scenario: Scenario, case: Case, repeat: int, cast: Sequence[Tenant]) -> Result:
+    """One case, once: its phases one after the other in one stretch of traffic."""
+    tenants = tenants_of(scenario, case, cast, lab.system.cells)
+    plan = phases(scenario, sum(tenant.role is Role.VICTIM for tenant in tenants))
+    load = next(phase for phase in plan if phase.kind is PhaseKind.LOAD)
+    act, started = lab.act(scenario, case, tenants), datetime.now(UTC)
+    attack = (load.begin, load.end) if case.aggressor else None
+    drive = lab.drive(case, seed=seed_of(scenario, repeat), rate=scenario.victims.rate, end=plan[-1].end, attack=attack)
+    seen = await lab.traffic(scenario, drive, plan, act, tenants)
+    collector = Collector(plan, tenants)
+    collector.add(seen.parts, seen.tallies)
+    return collector.result(
+        lab.meta(scenario, case, repeat, started, tenants, act.hit),
+        events=seen.events,
+        books=await lab.system.books(tenants, stale_of(seen.tallies)),
+        validity=machine.judge(scenario.driver, seen.tallies, seen.before, seen.after),
+        measures=seen.measures,
+    )
+
+
+async def ramp(lab: Lab, scenario: Scenario, case: Case, repeat: int, cast: Sequence[Tenant]) -> Result:
+    """Bisection: each step is a stretch of traffic of its own, and a phase of the one result.
+
+    A step in which the driver did not keep its schedule ends the search: what is above is beyond the instrument, and
+    the result says so. The run is valid up to there.
+    """
+    limits = scenario.ramp
+    assert limits is not None
+    tenants = tenants_of(scenario, case, cast, lab.system.cells)
+    search, started = Bisection(limits.low, limits.high, limits.precision), datetime.now(UTC)
+    steps: list[tuple[list[Phase], Seen]] = []
+    offset, kept, measures = 0.0, True, {"driver_limited": 0.0}
+    while (rate := search.next()) is not None:
+        plan = step_phases(scenario, f"step-{len(steps) + 1}", rate)
+        drive = lab.drive(case, seed=seed_of(scenario, repeat), rate=rate / len(tenants), end=plan[-1].end, attack=None)
+        seen = await lab.traffic(scenario, drive, plan, Nothing([], ""), tenants)
+        collector = Collector(plan, tenants)
+        collector.add(seen.parts, seen.tallies)
+        counts, p99 = collector.pile(plan[-1].name, Role.VICTIM)
+        kept = machine.judge(scenario.driver, seen.tallies, seen.before, seen.after).valid
+        good = counts.succeeded > 0 and p99 <= limits.p99_ms and counts.errors <= limits.errors * counts.sent
+        if good and kept:
+            measures |= {"knee_p99_ms": p99, "knee_goodput_rps": counts.succeeded / limits.step}
+        if kept:
+            search.tell(rate, good)
+        else:
+            measures["driver_limited"] = 1.0
+            search.stop()
+        steps.append(([shifted(phase, offset) for phase in plan], seen))
+        offset += plan[-1].end
+    whole = Collector([phase for plan, _ in steps for phase in plan], tenants)
+    for plan, seen in steps:
+        whole.add(seen.parts, seen.tallies, offset=plan[0].begin)
+    last = steps[-1][1] if kept or len(steps) == 1 else steps[-2][1]
+    measures |= {"knee_rps": search.good, "bad_rps": search.bad or 0.0}
+    return whole.result(
+        lab.meta(scenario, case, repeat, started, tenants, []),
+        events=[],
+        books=await lab.system.books(tenants, [each for _, seen in steps for each in stale_of(seen.tallies)]),
+        validity=machine.judge(scenario.driver, last.tallies, last.before, last.after),
+        measures=measures,
+    )
+
+
+def step_phases(scenario: Scenario, name: str, rate: float) -> list[Phase]:
+    """A step of the ramp: its warm-up, and what is judged."""
+    assert scenario.ramp is not None
+    warm, end = scenario.phases.warmup, scenario.phases.warmup + scenario.ramp.step
+    found = [Phase(name=f"{name}-warmup", kind=PhaseKind.WARMUP, begin=0.0, end=warm, rate=rate)] if warm else []
+    return [*found, Phase(name=name, kind=PhaseKind.LOAD, begin=warm, end=end, rate=rate)]
+
+
+def shifted(phase: Phase, offset: float) -> Phase:
+    """The phase later by ``offset``."""
+    return msgspec.structs.replace(phase, begin=phase.begin + offset, end=phase.end + offset)
+
+
+def stale_of(tallies: Sequence[Tally]) -> list[Stale]:
+    """The stale reads of all processes."""
+    return [seen for tally in tallies for seen in tally.stale]
 
 
 def tenants_of(scenario: Scenario, case: Case, cast: Sequence[Tenant], cells: Sequence[str]) -> list[Tenant]:
