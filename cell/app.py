@@ -16,9 +16,13 @@ from litestar.types import Scope
 from prometheus_client import CollectorRegistry
 from prometheus_client.exposition import CONTENT_TYPE_LATEST, generate_latest
 
-from cell import answers, servers, settings
+from cell import answers, blobs, servers, settings
 from cell.agent import TIMEOUT_S, Agent, UsageReports, package_version
+from cell.blobs import Blobs
 from cell.events.stream import connect
+from cell.fairness.internal import InternalWall
+from cell.fairness.levels import Level, Operations, Rule
+from cell.fairness.wall import Config, Enforced, Wall
 from cell.gate import Gate
 from cell.health import Health
 from cell.ingress import CONTEXT, Ingress
@@ -50,16 +54,29 @@ TRANSFER_CONNECTIONS: Final = 6  # per shard
 BODY_BYTES_MAX: Final = 4 << 20  # whatever a handler asks for
 PRODUCT: Final[Sequence[Router]] = (accounts, catalog, orders, reports)
 
+# What is heavy by its nature waits for seats of its own.
+LEVELS: Final[Sequence[Rule]] = (
+    Rule("POST", "/v1/reports", Level.BATCH),
+    Rule("GET", "/v1/reports/summary", Level.BATCH),
+)
 
-def product(shards: Shards, health: Health, routers: Sequence[Router] = PRODUCT) -> Litestar:
-    """The product. Handlers get ``tenant`` and ``shards``; it must be served behind an `Ingress`."""
+
+def product(shards: Shards, health: Health, files: Blobs, routers: Sequence[Router] = PRODUCT) -> Litestar:
+    """The product. Handlers get ``tenant``, ``shards`` and ``blobs``; it must be served behind an `Ingress`."""
 
     async def provide_shards() -> Shards:
         return shards
 
+    async def provide_blobs() -> Blobs:
+        return files
+
     return Litestar(
         route_handlers=[*routers, *health.handlers()],
-        dependencies={"tenant": Provide(_tenant), "shards": Provide(provide_shards)},
+        dependencies={
+            "tenant": Provide(_tenant),
+            "shards": Provide(provide_shards),
+            "blobs": Provide(provide_blobs),
+        },
         exception_handlers=answers.HANDLERS,
         openapi_config=None,
         logging_config=None,
@@ -70,6 +87,11 @@ def product(shards: Shards, health: Health, routers: Sequence[Router] = PRODUCT)
 async def _tenant(scope: Scope) -> TenantContext:
     context: TenantContext = scope[CONTEXT]  # type: ignore[typeddict-item]
     return context
+
+
+def operations(application: Litestar, levels: Sequence[Rule] = LEVELS) -> Operations:
+    """What the wall calls the requests of the product."""
+    return Operations((route.path for route in application.routes), levels)
 
 
 def internal(transfer: Transfer, health: Health, registry: CollectorRegistry, token: str, usage: Exchange) -> Litestar:
@@ -136,26 +158,55 @@ async def _serve(configured: ApiSettings, data: Any, inner: Any) -> int:
             create_owner=create_owner,
             clock=clock,
         )
+        served = product(databases.shards, health, blobs.opened(configured.blobs))
+        wall = _wall(configured, served, databases, metrics)
         ingress = Ingress(
-            product(databases.shards, health),
+            served,
             cell=configured.name,
             envelope_key=keys.parse_root(configured.envelope_key.get_secret_value()),
             gate=gate,
             metrics=metrics,
             meter=meter,
-            clock=clock,
+            wall=wall,
+            clock=time.monotonic,  # the loop's own, but not rounded to milliseconds
         )
         redis = await stack.enter_async_context(connect(configured.redis_url.get_secret_value()))
         exchange = Exchange(redis, configured.name)
         token = configured.transfer_token.get_secret_value()
+        inside = internal(transfer, health, metrics.registry, token, exchange)
         listeners = [
             Listener(ingress, data),
-            Listener(internal(transfer, health, metrics.registry, token, exchange), inner),
+            Listener(InternalWall(inside, wall, token, time.monotonic), inner),
         ]
         reports = await stack.enter_async_context(_agent(configured, databases, health, gate))
         await stack.enter_async_context(_metering(configured, databases, meter, exchange, metrics, reports))
         await servers.serve(listeners, health.drain)
     return 0
+
+
+def _wall(configured: ApiSettings, application: Litestar, databases: Databases, metrics: CellMetrics) -> Wall:
+    walls = configured.walls
+    config = Config.fit(
+        configured.pool_size,
+        Enforced(walls.fairness, walls.limits, walls.timeouts),
+        interactive=configured.seats_interactive,
+        batch=configured.seats_batch,
+        tenant_room=configured.waiting_per_tenant,
+        room=configured.waiting,
+        per_s=configured.key_requests_per_s,
+        burst=configured.key_burst,
+        interactive_s=configured.interactive_s,
+    )
+    wall = Wall(
+        config,
+        operations(application),
+        databases.shard_map.shard_of,
+        metrics,
+        clock=time.monotonic,
+        seed=secrets.randbits(64),
+    )
+    metrics.show_seats(wall.seats)
+    return wall
 
 
 @contextlib.asynccontextmanager

@@ -48,7 +48,7 @@ def _services() -> Services:
 
 
 def cell_data(_: Path) -> Litestar:
-    return cell_app.product(NOTHING, _health())
+    return cell_app.product(NOTHING, _health(), NOTHING)
 
 
 def cell_internal(_: Path) -> Litestar:

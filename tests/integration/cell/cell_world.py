@@ -4,18 +4,21 @@ import asyncio
 import contextlib
 import itertools
 import secrets
-from collections.abc import AsyncIterator, Generator
+import time
+from collections.abc import AsyncIterator, Callable, Generator
 from dataclasses import dataclass, field
 from typing import Any
 from urllib.parse import urlsplit
 
 import asyncpg
 import httpx
+from litestar import Litestar
 
-from cell import app, worker
+from cell import app, blobs, worker
 from cell.access import Role
 from cell.events.inbox import Consumer
 from cell.events.pump import Pace
+from cell.fairness.wall import Config, Wall
 from cell.gate import Gate
 from cell.health import Health
 from cell.ingress import Ingress
@@ -46,6 +49,7 @@ class CellDatabases:
     admin_dsns: dict[str, str]
     passwords: migrate.Passwords
     redis_url: str = ""
+    blobs_url: str = ""
 
     @property
     def directory_dsn(self) -> str:
@@ -60,6 +64,7 @@ class CellDatabases:
             "directory_dsn": self.directory_dsn,
             "app_password": self.passwords.app,
             "redis_url": self.redis_url,
+            "blobs": self.blobs_url,
             "transfer_token": "t" * 43,
             "pool_size": 4,
             "worker_listen": "127.0.0.1:1",
@@ -70,6 +75,11 @@ class CellDatabases:
         """A connection that no wall holds, to look at what is there. Close it."""
         dsn = urlsplit(self.admin_dsns[shard])._replace(path=f"/{migrate.SHARD}").geturl()
         return await asyncpg.connect(dsn)
+
+
+def wall_of(product: Litestar, shard_of: Callable[[int], str], metrics: CellMetrics, size: int = 6) -> Wall:
+    """The wall for so many connections, all of it on."""
+    return Wall(Config.fit(size), app.operations(product), shard_of, metrics, clock=time.monotonic, seed=7)
 
 
 class Enveloped(httpx.Auth):
@@ -228,9 +238,12 @@ async def opened(cell: CellDatabases) -> AsyncIterator[World]:
         )
         key = secrets.token_bytes(32)
         metrics = CellMetrics(CELL, lambda: gate.in_flight)
-        product = app.product(databases.shards, health)
-        ingress = Ingress(product, cell=CELL, envelope_key=key, gate=gate, metrics=metrics, clock=clock)
-        world = World(cell, databases, transfer, ingress, key)
+        product = app.product(databases.shards, health, blobs.opened(cell.blobs_url))
+        wall = wall_of(product, shard_of, metrics)
+        ingress = Ingress(
+            product, cell=CELL, envelope_key=key, gate=gate, metrics=metrics, meter=meter, wall=wall, clock=clock
+        )
+        world = World(cell, databases, transfer, ingress, key, meter)
         try:
             yield world
         finally:

@@ -24,6 +24,7 @@ def environment(cell: CellDatabases, port: int) -> dict[str, str]:
         "DIRECTORY_DSN": cell.directory_dsn,
         "APP_PASSWORD": cell.passwords.app,
         "REDIS_URL": cell.redis_url,
+        "BLOBS": cell.blobs_url,
         "TRANSFER_TOKEN": TOKEN,
         "WORKER_LISTEN": f"127.0.0.1:{port}",
     }

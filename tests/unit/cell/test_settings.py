@@ -15,6 +15,7 @@ GOOD = {
     "ENVELOPE_KEY": keys.text_of(b"k" * 32),
     "LISTEN": "127.0.0.1:8001",
     "INTERNAL_LISTEN": "127.0.0.1:8002",
+    "BLOBS": "file:///srv/blobs",
 }
 
 
@@ -43,6 +44,10 @@ def test_a_complete_environment_is_taken() -> None:
         ("APP_PASSWORD", None),
         ("POOL_SIZE", "0"),
         ("TIER", "gold"),
+        ("BLOBS", None),
+        ("BLOBS", "/srv/hidden"),
+        ("BLOBS", "file://host/hidden"),
+        ("BLOBS", "s3://key:hidden@bucket"),
     ],
 )
 def test_a_bad_setting_is_one_line_and_status_2(

@@ -15,8 +15,10 @@ import pytest_asyncio
 import sqlalchemy as sa
 from litestar import Response, Router, get, post
 from litestar.di import NamedDependency
+from obstore.store import MemoryStore
 
 from cell import access, app, ingress, servers
+from cell.blobs import Blobs
 from cell.events.stream import connect
 from cell.health import Health
 from cell.ingress import Ingress
@@ -28,6 +30,7 @@ from cell.shards.sql import prepare
 from cell.usage import Exchange
 from contracts import envelope, problems, transfer
 from contracts.transfer import Freeze, Release
+from tests.integration.cell.cell_world import wall_of
 from tests.integration.cell.platform_parts.two_cells import ADD_COUNTER, FREEZE, SCHEMA, Cell, next_tenant
 
 KEY = secrets.token_bytes(32)
@@ -124,12 +127,13 @@ async def listening(cell: Cell) -> AsyncIterator[Listening]:
     health = Health(cell.databases, ("", ""), clock)
     metrics = CellMetrics(cell.name, lambda: cell.gate.in_flight)
     router = Router(path="/", route_handlers=[quick, write, slow, two, liar], guards=[access.guard])
-    product = app.product(cell.shards, health, [router])
-    outer = Ingress(
-        product, cell="cell-1", envelope_key=KEY, gate=cell.gate, metrics=metrics, meter=Meter("test"), clock=clock
+    product = app.product(cell.shards, health, Blobs(MemoryStore()), [router])
+    wall = wall_of(product, cell.databases.shard_map.shard_of, metrics)
+    parts = {"gate": cell.gate, "metrics": metrics, "meter": Meter("test"), "wall": wall}
+    outer = Ingress(product, cell="cell-1", envelope_key=KEY, **parts, clock=clock)
+    inner = app.internal(
+        cell.transfer, health, metrics.registry, TOKEN, Exchange(connect("redis://127.0.0.1:1"), "cell-1")
     )
-    usage = Exchange(connect("redis://127.0.0.1:1"), "cell-1")
-    inner = app.internal(cell.transfer, health, metrics.registry, TOKEN, usage)
     async with (
         serving(outer) as data,
         serving(inner) as internal,
