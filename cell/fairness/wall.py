@@ -11,7 +11,8 @@ import asyncio
 from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
-from math import inf
+from functools import partial
+from math import ceil, inf
 from typing import Final, Protocol
 
 from cell.fairness import timeouts
@@ -26,6 +27,8 @@ from contracts import problems
 from contracts.names import Refusal
 
 CELL: Final = ""  # the shard of work that belongs to none
+INTERNAL_SEATS: Final = 3
+CALLER_PART: Final = 0.8  # of what a tenant may have under way
 _OFF: Final = Enforcement.OFF
 _ON: Final = Enforcement.ON
 
@@ -46,7 +49,37 @@ class Config:
     sizes: Mapping[Level, Size]
     level_s: Mapping[Level, float] = field(default_factory=dict)
     key: Limits = field(default_factory=Limits)
+    user: Limits = field(default_factory=Limits)
     enforced: Enforced = field(default_factory=Enforced)
+
+    @classmethod
+    def fit(
+        cls,
+        connections: int,
+        enforced: Enforced | None = None,
+        *,
+        interactive: int | None = None,
+        batch: int | None = None,
+        tenant_room: int = 64,
+        room: int = 256,
+        per_s: float = 1_000.0,
+        burst: int = 2_000,
+        interactive_s: float = 15.0,
+    ) -> "Config":
+        """What suits so many connections to each shard: no request with a seat waits for a connection, as far as there
+        are three or more, and one is left for probes."""
+        heavy = batch or max(1, connections // 5)
+        most = interactive or max(1, connections - heavy - 1)
+        length = max(1, ceil(tenant_room / 2))
+        sizes = {
+            Level.INTERACTIVE: Size(
+                least=max(1, most // 3), most=most, length=length, tenant_room=tenant_room, room=room
+            ),
+            Level.BATCH: Size(least=1, most=heavy, length=8, tenant_room=8, room=64),
+            Level.INTERNAL: Size(least=INTERNAL_SEATS, most=INTERNAL_SEATS, length=8, tenant_room=8, room=64),
+        }
+        caller = Limits(per_s, burst, max(1, int((most + tenant_room) * CALLER_PART)))
+        return cls(sizes, {Level.INTERACTIVE: interactive_s}, caller, caller, enforced or Enforced())
 
 
 class Told(Protocol):
@@ -72,15 +105,15 @@ class Plan:
 class Visit:
     """One request at the wall."""
 
-    __slots__ = ("caller", "context", "counted", "plan", "station", "ticket")
+    __slots__ = ("context", "counted", "left", "plan", "station", "ticket")
 
-    def __init__(self, context: TenantContext, plan: Plan, caller: int) -> None:
+    def __init__(self, context: TenantContext, plan: Plan) -> None:
         self.context = context
         self.plan = plan
-        self.caller = caller
-        self.counted = False
+        self.counted: list[tuple[CallerLimits, object]] = []  # whose limits count it
         self.station: Station | None = None
         self.ticket: Ticket | None = None
+        self.left = False
 
     @property
     def waits(self) -> bool:
@@ -110,6 +143,7 @@ class Wall:
         self._stations: dict[tuple[Level, str], Station] = {}
         self._estimates = Estimates()
         self._keys = CallerLimits(config.key)
+        self._users = CallerLimits(config.user)
         self._observes = config.enforced.fairness is Enforcement.OBSERVE
 
     def plan(self, method: str, path: str, envelope_s: float, now: float) -> Plan:
@@ -129,37 +163,41 @@ class Wall:
 
         ``caller`` tells the tenant's users and keys apart before anybody is authenticated: a hash of the credential.
         """
-        visit = Visit(context, plan, caller)
+        visit = Visit(context, plan)
         now = self._clock()
         if self._config.enforced.limits is not _OFF:
-            self._count_in(visit, now)
+            self._count(visit, self._keys, caller)
+            context.identified = partial(self._count, visit, self._users)
         if self._config.enforced.fairness is not _OFF:
             try:
-                self._queue(visit, now)
+                self._queue(visit, caller, now)
             except RefusedError:
-                self._count_out(visit)
+                self._uncount(visit)
                 raise
         return visit
 
-    def _count_in(self, visit: Visit, now: float) -> None:
+    def _count(self, visit: Visit, limits: CallerLimits, caller: object) -> None:
+        """Once for a request, however often its handler enters a session."""
+        if any(counted is limits for counted, _ in visit.counted):
+            return
         try:
-            self._keys.enter(visit.context.tenant, visit.caller, now)
-            visit.counted = True
+            limits.enter(visit.context.tenant, caller, self._clock())
+            visit.counted.append((limits, caller))
         except RefusedError as e:
             if self._config.enforced.limits is _ON:
                 raise
             self._told.observed("limits", e.refusal)
 
-    def _count_out(self, visit: Visit) -> None:
-        if visit.counted:
-            visit.counted = False
-            self._keys.leave(visit.context.tenant, visit.caller)
+    def _uncount(self, visit: Visit) -> None:
+        for limits, caller in visit.counted:
+            limits.leave(visit.context.tenant, caller)
+        visit.counted.clear()
 
-    def _queue(self, visit: Visit, now: float) -> None:
+    def _queue(self, visit: Visit, caller: int, now: float) -> None:
         context, plan = visit.context, visit.plan
         station = self._station(plan.level, context.tenant, now)
         estimate = self._estimates.of(context.tenant, plan.operation)
-        ticket = Ticket(context.tenant, visit.caller, estimate.cost_s, now)
+        ticket = Ticket(context.tenant, caller, estimate.cost_s, now)
         try:
             evicted = station.ask(ticket, context.deadline - now, now)
         except RefusedError as e:
@@ -185,11 +223,10 @@ class Wall:
     async def seated(self, visit: Visit) -> None:
         """Wait for the seat. `RefusedError` where the place in the queue went to a tenant with fewer requests.
 
-        Cancelling this gives the place up; `leave` is still to be called.
+        Whatever comes of it, `leave` gives the place up.
         """
-        station, ticket = visit.station, visit.ticket
-        assert station is not None
-        assert ticket is not None
+        ticket = visit.ticket
+        assert ticket is not None, "who waits has a ticket"
         try:
             await ticket.ready
         finally:
@@ -198,15 +235,17 @@ class Wall:
             self._told.queued(visit.plan.level, now - ticket.asked_at)
 
     def leave(self, visit: Visit, *, usual: bool) -> None:
-        """The request is over, or has been given up. ``usual``: it took as long as such requests take."""
-        self._count_out(visit)
+        """The request is over, or has been given up; again does nothing. ``usual``: it went as such requests go."""
+        if visit.left:
+            return
+        visit.left = True
+        self._uncount(visit)
         station, ticket = visit.station, visit.ticket
         now = self._clock()
         if now > visit.plan.overdue_at:
             self._told.observed("timeouts", Refusal.DEADLINE)
         if station is None or ticket is None:
             return
-        visit.station = visit.ticket = None
         if ticket.seated_at < 0:
             self._wake(station.withdraw(ticket, now))
             return

@@ -1,5 +1,6 @@
 """What is known of one request or job: whose it is, at which epoch, and how long it may take."""
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from math import inf
 
@@ -7,6 +8,10 @@ from cell.fairness.cost import Cost
 from contracts import ids
 
 ANY_EPOCH = 0  # for workers: whatever the epoch, but only while the tenant is active here
+
+
+def unlimited(_user: object) -> None:
+    """For work that no user asked for."""
 
 
 @dataclass(slots=True)
@@ -17,7 +22,8 @@ class TenantContext:
     still at work: later, in case this process could not.
     ``committed`` turns true just before a writing transaction of this request sends COMMIT: from then on the request
     may have had an effect, so the ingress no longer promises that nothing ran (moves.md rule 4). ``cost`` is what it
-    has cost so far.
+    has cost so far. ``identified`` is called with the user as soon as it is known; it raises
+    `cell.fairness.station.RefusedError` where that user has used up its part.
     """
 
     tenant: int
@@ -29,6 +35,7 @@ class TenantContext:
     committed: bool = False
     cost: Cost = field(default_factory=Cost)
     statement_by: float = inf
+    identified: Callable[[object], None] = unlimited
 
     @classmethod
     def for_worker(cls, tenant: int, deadline: float, job: str) -> "TenantContext":
