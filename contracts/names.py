@@ -49,6 +49,7 @@ class Metric(StrEnum):
     REPORTS_RUNNING = "cellwall_reports_running"
     CONTROL_MOVES = "cellwall_moves_total"
     CONTROL_HOLD = "cellwall_move_hold_seconds"
+    CONTROL_NOISY = "cellwall_noisy_actions_total"
     CONTROL_REVISION = "cellwall_route_log_revision"
 
 
@@ -66,3 +67,4 @@ class Refusal(StrEnum):
 
 
 METRICS_PREFIX: Final = "cellwall_"
+THROTTLED_PLAN: Final = "throttled"  # in the route of a throttled tenant; nobody can choose it

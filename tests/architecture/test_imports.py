@@ -13,6 +13,7 @@ PURE = [
     "cell/events/retry.py",
     "cell/transfer/rules.py",
     "control_plane/move.py",
+    "control_plane/noisy.py",
     "control_plane/placement.py",
     "infra/policy/rules.py",
     "loadtest/books.py",
