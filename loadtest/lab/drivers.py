@@ -41,6 +41,11 @@ class Crew:
         names = Progress.__struct_fields__
         return Progress(*(sum(getattr(each, name) for each in every) for name in names))
 
+    @property
+    def pids(self) -> list[int]:
+        """Of all of them, in the order of their jobs."""
+        return [process.pid for process in self._processes]
+
     async def ready(self) -> None:
         """Wait until every one is."""
         for process in self._processes:

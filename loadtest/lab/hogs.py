@@ -16,7 +16,7 @@ from loadtest.schedule import Intent, Kind
 from loadtest.workload import Account
 
 AGAIN_S: Final = 0.5
-BYTE_EVERY_S: Final = 0.5
+BYTE_EVERY_S: Final = 0.25
 SLOW_BODY_BYTES: Final = 4096
 CONNECT_S: Final = 5.0
 _CHUNK: Final = 4096
@@ -67,9 +67,7 @@ async def _one(hold: Hold, account: Account, target: Address, now: Callable[[], 
     try:
         async with asyncio.timeout(max(0.0, hold.end - now())):
             writer.write(_head(account, slow=hold.slow))
-            if hold.slow:
-                await _trickle(reader, writer)
-            answer = await reader.read(_CHUNK)
+            answer = await (_trickle(reader, writer) if hold.slow else reader.read(_CHUNK))
         return None if answer.startswith(b"HTTP/1.1 2") else "closed" if not answer else "told to go away"
     except TimeoutError:  # the attack is over, and nobody had put an end to it
         return None
@@ -81,14 +79,15 @@ async def _one(hold: Hold, account: Account, target: Address, now: Callable[[], 
             await writer.wait_closed()
 
 
-async def _trickle(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-    """A byte now and then, until the body is complete or the other side has had enough."""
+async def _trickle(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> bytes:
+    """A byte now and then, until the other side says something; empty where it only closes."""
     for _ in range(SLOW_BODY_BYTES):
-        if reader.at_eof():
-            return
         writer.write(b" ")
         await writer.drain()
-        await asyncio.sleep(BYTE_EVERY_S)
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(BYTE_EVERY_S):
+                return await reader.read(_CHUNK)
+    return await reader.read(_CHUNK)
 
 
 def _head(account: Account, *, slow: bool) -> bytes:

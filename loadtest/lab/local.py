@@ -141,13 +141,19 @@ class LocalSystem:
 
 @asynccontextmanager
 async def local_system(shape: FleetShape, folder: Path, run: str, say: Say) -> AsyncIterator[LocalSystem]:
-    """A fleet for as long as the block lasts; nothing of it is left afterwards."""
+    """A fleet for as long as the block lasts; nothing of it is left afterwards but, where something failed, its logs."""
     spec = FleetSpec(cells=shape.cell_specs, routers=shape.routers, workers=shape.workers, cpu_walls=shape.cpu_walls)
     fleet = Fleet(spec, folder, say)
     await fleet.down()  # what a run that was killed with SIGKILL left behind
+    failed = False
     try:
         await fleet.up()
         async with AsyncExitStack() as stack:
             yield LocalSystem(fleet, stack, run, shape.cpus)
+    except Exception:
+        failed = True
+        raise
     finally:
-        await finished(fleet.down())
+        await finished(fleet.down(keep_logs=failed))
+        if failed and fleet.folder.logs.exists():
+            say(f"the logs of this fleet are in {fleet.folder.logs}, until the next run or `down` there")
