@@ -141,8 +141,9 @@ class LocalSystem:
 
 @asynccontextmanager
 async def local_system(shape: FleetShape, folder: Path, run: str, say: Say) -> AsyncIterator[LocalSystem]:
-    """A fleet for as long as the block lasts; nothing of it is left afterwards but, where something failed, its logs."""
-    spec = FleetSpec(cells=shape.cell_specs, routers=shape.routers, workers=shape.workers, cpu_walls=shape.cpu_walls)
+    """A fleet for as long as the block lasts; nothing of it is left but, where something failed, its logs."""
+    cells = tuple(replace(cell, cpus=WHOLE) for cell in shape.cell_specs)
+    spec = FleetSpec(cells=cells, routers=shape.routers, workers=shape.workers, cpu_walls=shape.cpu_walls)
     fleet = Fleet(spec, folder, say)
     await fleet.down()  # what a run that was killed with SIGKILL left behind
     failed = False
