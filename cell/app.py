@@ -6,6 +6,7 @@ import secrets
 import sys
 import time
 from collections.abc import AsyncIterator, Coroutine, Sequence
+from functools import partial
 from typing import Any, Final
 
 import httpx
@@ -33,6 +34,7 @@ from cell.modules.accounts.public import create_owner
 from cell.modules.catalog.api import router as catalog
 from cell.modules.orders.api import router as orders
 from cell.modules.reports.api import router as reports
+from cell.modules.reports.public import QueueWall
 from cell.schema import migrate
 from cell.servers import Listener
 from cell.settings import ApiSettings
@@ -46,10 +48,12 @@ from cell.transfer.service import Transfer
 from cell.usage import Collector, Exchange, Publisher
 from cell.usage_api import usage_page
 from cell.usage_metrics import UsageMetrics
-from contracts import keys
+from contracts import keys, problems
 from contracts.fleet import Registration
 from contracts.usage import Window
 
+QUEUE_FULL: Final = problems.REPORTS_QUEUE_FULL.slug
+REPORTS_WALL: Final = QueueWall()  # it stands
 TRANSFER_CONNECTIONS: Final = 6  # per shard
 BODY_BYTES_MAX: Final = 4 << 20  # whatever a handler asks for
 PRODUCT: Final[Sequence[Router]] = (accounts, catalog, orders, reports)
@@ -61,7 +65,13 @@ LEVELS: Final[Sequence[Rule]] = (
 )
 
 
-def product(shards: Shards, health: Health, files: Blobs, routers: Sequence[Router] = PRODUCT) -> Litestar:
+def product(
+    shards: Shards,
+    health: Health,
+    files: Blobs,
+    routers: Sequence[Router] = PRODUCT,
+    reports_wall: QueueWall = REPORTS_WALL,
+) -> Litestar:
     """The product. Handlers get ``tenant``, ``shards`` and ``blobs``; it must be served behind an `Ingress`."""
 
     async def provide_shards() -> Shards:
@@ -70,12 +80,16 @@ def product(shards: Shards, health: Health, files: Blobs, routers: Sequence[Rout
     async def provide_blobs() -> Blobs:
         return files
 
+    async def provide_reports_wall() -> QueueWall:
+        return reports_wall
+
     return Litestar(
         route_handlers=[*routers, *health.handlers()],
         dependencies={
             "tenant": Provide(_tenant),
             "shards": Provide(provide_shards),
             "blobs": Provide(provide_blobs),
+            "reports_wall": Provide(provide_reports_wall),
         },
         exception_handlers=answers.HANDLERS,
         openapi_config=None,
@@ -158,7 +172,8 @@ async def _serve(configured: ApiSettings, data: Any, inner: Any) -> int:
             create_owner=create_owner,
             clock=clock,
         )
-        served = product(databases.shards, health, blobs.opened(configured.blobs))
+        queue = QueueWall(configured.walls.reports, partial(metrics.observed, "reports", QUEUE_FULL))
+        served = product(databases.shards, health, blobs.opened(configured.blobs), reports_wall=queue)
         wall = _wall(configured, served, databases, metrics)
         ingress = Ingress(
             served,

@@ -18,8 +18,8 @@ A freeze ends it              The job's transactions enter the tenant like all o
 
 import asyncio
 from collections import Counter
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager, nullcontext
 from datetime import timedelta
 from typing import Any, Final, Protocol
 
@@ -35,8 +35,11 @@ RETRY_MAX_S: Final = 5.0
 FIRST_LEASE: Final = timedelta(seconds=15)  # of a claim, before the job holds it for as long as it needs
 AGAIN_SOON: Final = timedelta(seconds=1)
 STOP_S: Final = 10.0
+RUNNING_MAX: Final = 64  # of one process, whatever the wall does
 _SLOT_CLASS: Final = 0x5107  # of advisory locks in the directory's database
 _TRY: Final = "SELECT pg_try_advisory_lock($1, $2)"
+
+Observed = Callable[[], None]
 
 _log = structlog.get_logger(__name__)
 
@@ -71,13 +74,18 @@ class Slots:
 class Bulkhead:
     """Runs a job for every tenant whose time has come, until it is told to stop."""
 
-    def __init__(self, shards: Shards, job: Job, slots: Slots, *, at_once: int, of_shard: int) -> None:
+    def __init__(
+        self, shards: Shards, job: Job, slots: Slots | None, *, at_once: int, of_shard: int, observed: Observed | None
+    ) -> None:
+        """Without ``slots`` the wall is off: as much as one process can take, and ``observed`` is told of what the
+        wall would have made wait."""
         self._shards = shards
         self._job = job
         self._claims = Claims(shards, job.kind)
         self._slots = slots
         self._at_once = at_once
         self._of_shard = of_shard
+        self._observed = observed
         self._running: dict[asyncio.Task[None], str] = {}
         self._stopping = asyncio.Event()
 
@@ -96,7 +104,7 @@ class Bulkhead:
         try:
             while not self._stopping.is_set():
                 try:
-                    begun = len(self._running) < self._at_once and await self._begin()
+                    begun = len(self._running) < RUNNING_MAX and await self._begin()
                     faults = 0
                 except Exception as e:
                     faults, begun = faults + 1, False
@@ -114,10 +122,14 @@ class Bulkhead:
         """Begin the work that has waited longest on some shard with room; whether there was any."""
         busy = Counter(self._running.values())
         for shard in sorted(self._shards.names, key=lambda name: busy[name]):
-            if busy[shard] < self._of_shard:
-                claims = await self._claims.take(shard, 1, FIRST_LEASE)
-                if claims:
-                    return await self._start(shard, claims[0])
+            fits = len(self._running) < self._at_once and busy[shard] < self._of_shard
+            if not fits and self._slots is not None:
+                continue
+            claims = await self._claims.take(shard, 1, FIRST_LEASE)
+            if claims:
+                if not fits and self._observed is not None:
+                    self._observed()
+                return await self._start(shard, claims[0])
         return False
 
     async def _start(self, shard: str, claim: Claim) -> bool:
@@ -132,7 +144,7 @@ class Bulkhead:
     async def _work(self, shard: str, claim: Claim, started: "asyncio.Future[bool]") -> None:
         fields = {Field.SHARD: shard, Field.TENANT: f"t{claim.tenant}"}
         try:
-            async with self._slots.one() as free:
+            async with self._slots.one() if self._slots is not None else nullcontext(True) as free:
                 started.set_result(free)
                 if free:
                     await self._job.attend(claim.tenant)

@@ -8,7 +8,7 @@ import asyncio
 import secrets
 import sys
 from collections.abc import AsyncIterator, Sequence
-from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from socket import socket
@@ -27,6 +27,7 @@ from cell.events.metrics import EventMetrics
 from cell.events.pump import DEFAULT_PACE, Pace, Pump
 from cell.events.relay import Relay
 from cell.events.stream import Stream, connect
+from cell.fairness.levels import Enforcement
 from cell.health import Health
 from cell.metering import Meter
 from cell.modules.accounts import public as accounts
@@ -88,6 +89,7 @@ class Worker:
     bulkhead: Bulkhead
     files: Blobs
     shards: Shards
+    registry: CollectorRegistry
 
     def stop(self) -> None:
         """Say that it stops, and begin nothing new."""
@@ -106,7 +108,7 @@ async def composed(
     async with (
         pools.opened(directory_dsn, password, configured.pool_size, application, meter.spent) as databases,
         connect(configured.redis_url.get_secret_value()) as redis,
-        _apart(configured, databases, meter.spent) as heavy,
+        _heavy(configured, databases, meter.spent) as heavy,
     ):
         registry, files = CollectorRegistry(), blobs.opened(configured.blobs)
         metrics, stream = EventMetrics(registry), Stream(redis, configured.name)
@@ -119,24 +121,26 @@ async def composed(
         served = _application(health, registry, configured.transfer_token.get_secret_value())
         bulkhead = _bulkhead(configured, databases, heavy, files, reports.ReportMetrics(registry))
         publisher = Publisher(meter, Exchange(redis, configured.name))
-        yield Worker(pump, served, health, publisher, bulkhead, files, databases.shards)
+        yield Worker(pump, served, health, publisher, bulkhead, files, databases.shards, registry)
 
 
-def _apart(configured: WorkerSettings, databases: Databases, spent: Spent) -> AbstractAsyncContextManager[Databases]:
-    """The bulkhead's own connections. Their name tells them apart in ``pg_stat_activity``."""
-    return pools.apart(
-        databases,
-        configured.directory_dsn.get_secret_value(),
-        configured.app_password.get_secret_value(),
-        HEAVY_CONNECTIONS,
-        f"cellwall-reports-{configured.name}",
-        spent,
-    )
+@asynccontextmanager
+async def _heavy(configured: WorkerSettings, databases: Databases, spent: Spent) -> AsyncIterator[Databases]:
+    """The bulkhead's own connections, which their name tells apart in ``pg_stat_activity``; or, where that wall does
+    not stand, those that the worker has."""
+    if configured.walls.reports is not Enforcement.ON:
+        yield databases
+        return
+    dsn, password = configured.directory_dsn.get_secret_value(), configured.app_password.get_secret_value()
+    application = f"cellwall-reports-{configured.name}"
+    async with pools.apart(databases, dsn, password, HEAVY_CONNECTIONS, application, spent) as heavy:
+        yield heavy
 
 
 def _bulkhead(
     configured: WorkerSettings, databases: Databases, heavy: Databases, files: Blobs, metrics: reports.ReportMetrics
 ) -> Bulkhead:
+    wall, at_once = configured.walls.reports, configured.reports_at_once
     maker = reports.Maker(
         heavy=heavy.shards,
         shards=databases.shards,
@@ -145,9 +149,13 @@ def _bulkhead(
         metrics=metrics,
         clock=asyncio.get_running_loop().time,
     )
-    at_once = configured.reports_at_once
     bulkhead = Bulkhead(
-        databases.shards, maker, Slots(heavy.directory, at_once), at_once=at_once, of_shard=HEAVY_CONNECTIONS
+        databases.shards,
+        maker,
+        Slots(heavy.directory, at_once) if wall is Enforcement.ON else None,
+        at_once=at_once,
+        of_shard=HEAVY_CONNECTIONS,
+        observed=metrics.observed.inc if wall is Enforcement.OBSERVE else None,
     )
     metrics.watch(lambda: bulkhead.running)
     return bulkhead

@@ -46,6 +46,7 @@ class Metric(StrEnum):
     EVENTS_DEAD = "cellwall_events_dead_total"
     REPORTS_ENDED = "cellwall_reports_ended_total"
     REPORTS_DURATION = "cellwall_report_seconds"
+    REPORTS_OBSERVED = "cellwall_reports_observed_total"
     REPORTS_RUNNING = "cellwall_reports_running"
     CONTROL_MOVES = "cellwall_moves_total"
     CONTROL_HOLD = "cellwall_move_hold_seconds"

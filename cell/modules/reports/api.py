@@ -20,7 +20,7 @@ from cell.blobs import BlobError, BlobMissingError, Blobs, Claim
 from cell.idempotency import Answer
 from cell.modules.accounts.public import authenticated
 from cell.modules.reports import service, summary
-from cell.modules.reports.service import Kind, Period, Status
+from cell.modules.reports.service import Kind, Period, QueueWall, Status
 from contracts import ids, problems
 
 SCOPE: Final = "reports.create"  # one space of Idempotency-Keys
@@ -113,7 +113,10 @@ async def get_summary(caller: NamedDependency[Caller], days: FromQuery[int] = DA
 
 @post("/reports", opt={"access": Role.MEMBER}, status_code=HTTP_202_ACCEPTED)
 async def ask_report(
-    request: Request[Any, Any, Any], body: RawBody, caller: NamedDependency[Caller]
+    request: Request[Any, Any, Any],
+    body: RawBody,
+    caller: NamedDependency[Caller],
+    reports_wall: NamedDependency[QueueWall],
 ) -> Response[bytes]:
     """Put a report into the queue. An Idempotency-Key may be sent; then a repeat gets the first answer."""
     asked = _add(body)
@@ -122,7 +125,7 @@ async def ask_report(
     async with caller.enter() as (session, who):
 
         async def ask() -> Answer:
-            report = await service.ask(session, who.user_id, asked.kind, period)
+            report = await service.ask(session, who.user_id, asked.kind, period, reports_wall)
             return Answer(HTTP_202_ACCEPTED, _encode(ReportView.of(report)))
 
         if field is None:

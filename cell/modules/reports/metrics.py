@@ -17,6 +17,9 @@ class ReportMetrics:
         self.duration = Histogram(
             Metric.REPORTS_DURATION, "How long one attempt took, in seconds", buckets=_SECONDS, registry=registry
         )
+        self.observed = Counter(
+            Metric.REPORTS_OBSERVED, "Reports that the bulkhead would have made wait if it were on", registry=registry
+        )
         self._running = Gauge(Metric.REPORTS_RUNNING, "Reports that are being made", registry=registry)
 
     def watch(self, running: Callable[[], int]) -> None:

@@ -1,4 +1,4 @@
-"""What the composition of a cell needs of the reports: their maker, and the chores of their files."""
+"""What the composition of a cell needs of the reports: their wall, their maker, and the chores of their files."""
 
 from collections.abc import Awaitable, Callable
 from datetime import datetime, timedelta
@@ -11,11 +11,12 @@ from cell.blobs import Blobs
 from cell.modules.reports import service
 from cell.modules.reports.maker import Maker
 from cell.modules.reports.metrics import ReportMetrics
+from cell.modules.reports.service import QueueWall
 from cell.shards.session import Shards, TenantSession
 from cell.shards.sql import prepare
 from cell.shards.tables import tenants
 
-__all__ = ["Maker", "ReportMetrics", "chores", "tidy"]
+__all__ = ["Maker", "QueueWall", "ReportMetrics", "chores", "tidy"]
 
 FORGOTTEN_AFTER: Final = service.RETENTION + timedelta(days=1)  # a file that is older belongs to no row
 

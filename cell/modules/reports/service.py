@@ -1,5 +1,6 @@
 """The rules of the reports: a bounded queue, one at a time, and an end that counts for its own attempt only."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import date, datetime, timedelta
 from enum import StrEnum
@@ -12,6 +13,7 @@ from sqlalchemy.sql.functions import func
 
 from cell import work
 from cell.blobs import Claim
+from cell.fairness.levels import Enforcement
 from cell.ids import uuid7
 from cell.modules.reports.tables import reports
 from cell.shards.session import TenantSession
@@ -51,6 +53,14 @@ class Period:
 
     first: date
     last: date
+
+
+@dataclass(frozen=True, slots=True)
+class QueueWall:
+    """Whether a full queue refuses. ``observed`` is told what it would have refused, where it only observes."""
+
+    enforcement: Enforcement = Enforcement.ON
+    observed: Callable[[], None] = lambda: None
 
 
 @dataclass(frozen=True, slots=True)
@@ -187,7 +197,7 @@ _kept = (
     sa.select(reports.c.report_id)
     .where(_finished)
     .order_by(reports.c.report_id.desc())
-    .limit(KEPT_MAX)
+    .limit(sa.bindparam("kept", type_=sa.Integer))
     .scalar_subquery()
 )
 _PRUNE = prepare(
@@ -203,13 +213,15 @@ _PRUNE = prepare(
 )
 
 
-async def ask(session: TenantSession, user_id: UUID, kind: Kind, period: Period) -> Report:
+async def ask(session: TenantSession, user_id: UUID, kind: Kind, period: Period, wall: QueueWall) -> Report:
     """Put a report into the tenant's queue; 429 where it is full."""
     await work.wake(session, WORK_KIND, timedelta())  # locked until the commit: nobody else counts meanwhile
-    if await session.fetchval(_COUNT_OPEN) >= QUEUED_MAX:
-        headers = {"Retry-After": str(RETRY_S)}
-        detail = f"{QUEUED_MAX} reports are waiting or being made."
-        raise problems.ProblemError(problems.REPORTS_QUEUE_FULL, detail, headers=headers)
+    if wall.enforcement is not Enforcement.OFF and await session.fetchval(_COUNT_OPEN) >= QUEUED_MAX:
+        if wall.enforcement is Enforcement.ON:
+            headers = {"Retry-After": str(RETRY_S)}
+            detail = f"{QUEUED_MAX} reports are waiting or being made."
+            raise problems.ProblemError(problems.REPORTS_QUEUE_FULL, detail, headers=headers)
+        wall.observed()
     values = {"kind": kind.value, "period_from": period.first, "period_to": period.last}
     return _report_of(await session.fetchrow(_ADD, report_id=uuid7(), created_by=user_id, **values))
 
@@ -303,7 +315,11 @@ async def recover(session: TenantSession, home: str) -> int:
 
 async def prune(session: TenantSession) -> list[str]:
     """Delete finished reports past `RETENTION` or beyond `KEPT_MAX`; the keys of their files."""
-    return [row["blob"] for row in await session.fetch(_PRUNE, retention=RETENTION) if row["blob"] is not None]
+    return [
+        row["blob"]
+        for row in await session.fetch(_PRUNE, retention=RETENTION, kept=KEPT_MAX)
+        if row["blob"] is not None
+    ]
 
 
 def _report_of(row: "asyncpg.Record | None") -> Report:

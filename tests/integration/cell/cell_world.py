@@ -57,7 +57,7 @@ class CellDatabases:
         first = urlsplit(self.admin_dsns[min(self.admin_dsns)])
         return f"postgresql://{pools.APP_ROLE}:{self.passwords.app}@{first.hostname}:{first.port}/{migrate.DIRECTORY}"
 
-    def worker_settings(self) -> WorkerSettings:
+    def worker_settings(self, **more: Any) -> WorkerSettings:
         """The settings of a worker of this cell."""
         values: dict[str, Any] = {
             "name": CELL,
@@ -69,7 +69,7 @@ class CellDatabases:
             "pool_size": 4,
             "worker_listen": "127.0.0.1:1",
         }
-        return WorkerSettings(**values)
+        return WorkerSettings(**values | more)
 
     async def as_superuser(self, shard: str) -> "asyncpg.Connection[asyncpg.Record]":
         """A connection that no wall holds, to look at what is there. Close it."""
@@ -198,10 +198,10 @@ class World:
         )
 
     @contextlib.asynccontextmanager
-    async def worker(self, *consumers: Consumer, pace: Pace = QUICK) -> AsyncIterator[worker.Worker]:
-        """A running worker: the product's consumers, or those that are given."""
+    async def worker(self, *consumers: Consumer, pace: Pace = QUICK, **more: Any) -> AsyncIterator[worker.Worker]:
+        """A running worker: the product's consumers, or those that are given; ``more`` are settings."""
         chosen = consumers or worker.CONSUMERS
-        async with worker.composed(self.cell.worker_settings(), chosen, pace) as running:
+        async with worker.composed(self.cell.worker_settings(**more), chosen, pace) as running:
             tasks = [asyncio.create_task(running.pump.run()), asyncio.create_task(running.bulkhead.run())]
             try:
                 yield running

@@ -11,18 +11,31 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 from urllib.parse import unquote, urlsplit
+from uuid import UUID
 
 import asyncpg
 import pytest
+import pytest_asyncio
 
+from cell import blobs, worker
 from cell.access import Role
-from cell.modules.reports import api, kinds, maker, service
+from cell.fairness.levels import Enforcement
+from cell.modules.reports import api, kinds, maker, public, service
 from contracts.transfer import Fence, Freeze, Restore
 from tests.integration.cell.cell_world import CELL, EPOCH, Merchant, World
 
 NOW = datetime.now(UTC)
 YEAR = {"from": f"{NOW.year}-01-01", "to": f"{NOW.year}-12-31"}
 TODAY = NOW.date().isoformat()
+
+
+@pytest_asyncio.fixture(autouse=True)
+async def _nothing_left(world: World) -> None:
+    """No report of an earlier test is still to be made: a worker would make it in this one."""
+    for shard in world.databases.shards.names:
+        connection = await world.cell.as_superuser(shard)
+        await connection.execute("DELETE FROM product.reports; DELETE FROM cellwall.work WHERE kind = 'reports'")
+        await connection.close()
 
 
 async def ask(merchant: Merchant, kind: str = "sales-by-product", **more: Any) -> str:
@@ -458,3 +471,80 @@ async def test_a_viewer_reads_reports_and_asks_for_none(merchant: Merchant) -> N
     viewer = await merchant.user(Role.VIEWER)
     assert (await viewer.get("/v1/reports")).status_code == 200
     assert (await viewer.post("/v1/reports", json={"kind": "sales-by-day", **YEAR})).status_code == 403
+
+
+async def test_without_the_wall_nothing_holds_reports_back_and_observing_counts_them(
+    world: World, merchant: Merchant
+) -> None:
+    shard, tenants = world.databases.shards.shard_of(merchant.number), [merchant]
+    while len(tenants) < 3:
+        other = await world.merchant()
+        if world.databases.shards.shard_of(other.number) == shard:
+            tenants.append(other)
+    async with held_up(merchant) as blocker, world.worker(walls={"reports": "observe"}) as running:
+        for tenant in tenants:
+            await ask(tenant)
+
+        async def all_at_once() -> bool:
+            return running.bulkhead.running == len(tenants)
+
+        await waits(all_at_once)
+        assert await heavy(blocker) == 0  # they are on the connections that events need
+        assert _figure(running, "cellwall_reports_observed_total") == 1.0
+        assert _figure(running, "cellwall_reports_running") == 3.0
+
+
+async def test_an_observed_queue_refuses_nobody_and_counts(merchant: Merchant) -> None:
+    counted: list[int] = []
+    wall = service.QueueWall(Enforcement.OBSERVE, lambda: counted.append(1))
+    period = service.Period(NOW.date(), NOW.date())
+    async with merchant.world.databases.shards.enter(merchant.context()) as session:
+        for _ in range(service.QUEUED_MAX + 2):
+            await service.ask(session, UUID(merchant.user_id), service.Kind.SALES_BY_DAY, period, wall)
+    assert len(counted) == 2
+
+
+# -- retention ----------------------------------------------------------------------------------------------------
+
+
+async def test_old_reports_and_those_beyond_the_kept_ones_go_with_their_files(
+    world: World, merchant: Merchant, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with world.worker() as running:
+        reports = [await ask(merchant) for _ in range(4)]
+        for report in reports:
+            await until(merchant, report, "done")
+        assert len(files(world)) == 4
+        await merchant.rows(
+            "UPDATE product.reports SET finished_at = now() - $3::interval WHERE tenant_id = $1 AND report_id = $2",
+            UUID(reports[0]),
+            service.RETENTION + service.timedelta(days=1),
+        )
+        await waits(lambda: _left(world, 3))
+        monkeypatch.setattr(service, "KEPT_MAX", 2)
+        await waits(lambda: _left(world, 2))
+        assert [item["id"] for item in (await merchant.owner.get("/v1/reports")).json()["items"]] == reports[:1:-1]
+        assert await public.tidy(running.files, running.shards, datetime.now(UTC)) == 0
+
+
+async def _left(world: World, count: int) -> bool:
+    return len(files(world)) == count
+
+
+async def test_files_that_no_row_can_name_are_deleted_and_those_of_a_moved_tenant_are_kept(
+    world: World, merchant: Merchant
+) -> None:
+    store, gone = blobs.opened(world.cell.blobs_url), await world.merchant()
+    for tenant in (merchant, gone):
+        async with store.writing(tenant.number, "reports/x-1.csv") as file:
+            await file.write(b"x")
+    await gone.rows("UPDATE cellwall.tenants SET state = 'gone' WHERE tenant_id = $1")
+    await merchant.rows("UPDATE cellwall.tenants SET state = 'moved' WHERE tenant_id = $1")
+    assert await public.tidy(store, world.databases.shards, datetime.now(UTC)) == 1
+    assert files(world) == [f"{merchant.tenant_id}/reports/x-1.csv"]
+    assert await public.tidy(store, world.databases.shards, datetime.now(UTC) + public.FORGOTTEN_AFTER) == 1
+    assert files(world) == []
+
+
+def _figure(running: worker.Worker, name: str) -> float | None:
+    return running.registry.get_sample_value(name)
