@@ -6,7 +6,7 @@ UV := build/uv/bin/uv
 PY := .venv/bin/python
 RUN := $(UV) run --frozen --no-sync
 
-.PHONY: help setup demo up down status pulumi test test-unit check format bench-router tools clean
+.PHONY: help setup demo up down status pulumi test test-unit check format bench-router bench-driver tools clean
 
 help: ## list the targets
 	@awk 'BEGIN {FS = ":.*## "} /^[a-z-]+:.*## / {printf "  \033[1m%-14s\033[0m %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -70,6 +70,9 @@ tools: ## find or install what only benchmarks need: nginx and wrk, from Debian
 bench-router: setup tools ## CPU per request of the router beside nginx and Envoy
 	@$(UV) sync --frozen --quiet --group bench
 	@$(PY) -m loadtest.bench.router $(ARGS)
+
+bench-driver: setup ## the load that the lab's driver can honestly offer on this machine
+	@$(PY) -m loadtest.bench.driver $(ARGS)
 
 clean: down ## stop the fleet and remove what was built
 	@rm -rf build .venv
