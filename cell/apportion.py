@@ -8,9 +8,10 @@ proportion to what the clients measured. Three things stand in the way of that, 
   ``pg_stat_activity``; what they are seen to take is set aside first.
 - **The counter is late**: a backend reports about once a second, and up to ten seconds after it went idle. So time that
   clients measured stays claimable for `WINDOWS_KEPT` windows.
-- **Clients measure too much**, never too little: what exceeds all claims was nobody's of ours, and is shown as such.
+- **Clients measure too much**, never too little, and tell it up to a second late: what exceeds all claims waits for one
+  window, and was nobody's of ours if nobody has claimed it by then.
 
-The parts of a shard always add up to its counter.
+So the parts of a shard add up to its counter, no later than one window after it.
 """
 
 from collections import deque
@@ -101,17 +102,20 @@ class Ledger:
     def __init__(self) -> None:
         self._foreign: deque[Claims] = deque(maxlen=WINDOWS_KEPT)
         self._measured: deque[Claims] = deque(maxlen=WINDOWS_KEPT)
+        self._unclaimed = 0.0  # of the last window
 
     def divide(self, active_s: float, measured: Mapping[int, float], ours_s: float, others_s: float) -> Parts:
-        """Share ``active_s`` out. ``ours_s`` and ``others_s`` are what `Foreigners` saw end in this window."""
+        """Share what the counter grew by out. ``ours_s`` and ``others_s`` are what `Foreigners` saw end since then."""
         self._foreign.append({PLATFORM: ours_s, OTHERS: others_s})
         self._measured.append(dict(measured))
-        left, given = active_s, {PLATFORM: 0.0, OTHERS: 0.0}
+        left, given = active_s + self._unclaimed, {PLATFORM: 0.0, OTHERS: 0.0}
         for kept in (self._foreign, self._measured):
             for claims in reversed(kept):  # the newest first: a busy backend is at most a second late
                 left -= _settle(claims, left, given)
-        platform, others = given.pop(PLATFORM), given.pop(OTHERS)
-        return Parts(active_s, given, platform, others + max(left, 0.0))
+        old = min(self._unclaimed, max(left, 0.0))
+        self._unclaimed = max(left, 0.0) - old
+        platform, others = given.pop(PLATFORM), given.pop(OTHERS) + old
+        return Parts(sum(given.values()) + platform + others, given, platform, others)
 
 
 def _settle(claims: Claims, most: float, given: Claims) -> float:

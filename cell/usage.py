@@ -38,9 +38,9 @@ REST: Final = "rest"
 _BACKENDS: Final = """
 SELECT pid, extract(epoch FROM query_start)::float8 AS statement, state = 'active' AS running,
   greatest(0, extract(epoch FROM CASE WHEN state = 'active' THEN clock_timestamp() ELSE state_change END - query_start)
-  )::float8 AS elapsed, application_name LIKE 'cellwall-%' AS ours
+  )::float8 AS elapsed, application_name LIKE 'cellwall-%' AS ours, pid = pg_backend_pid() AS own
 FROM pg_stat_activity -- what the application's role runs is measured where it is sent
-WHERE datname = current_database() AND backend_type = 'client backend' AND pid <> pg_backend_pid()
+WHERE datname = current_database() AND backend_type = 'client backend'
   AND usename <> $1 AND query_start IS NOT NULL AND state IS NOT NULL
 """
 _ACTIVE_MS: Final = "SELECT active_time FROM pg_stat_database WHERE datname = current_database()"
@@ -199,8 +199,7 @@ class Collector:
         readings = await self._exchange.readings()
         self._began = self._clock()
         self._accounts = {
-            shard: _Account(shard, pool, self._meter, self._clock, readings.get(shard))
-            for shard, pool in self._databases.items()
+            shard: _Account(shard, pool, self._meter, readings.get(shard)) for shard, pool in self._databases.items()
         }
 
     async def _collect(self) -> Window:
@@ -227,26 +226,24 @@ class Collector:
 class _Account:
     """One shard's counter and what is known of it. A shard that does not answer is accounted for when it does."""
 
-    def __init__(
-        self, shard: str, pool: Pool, meter: Meter, clock: Callable[[], float], reading_ms: float | None
-    ) -> None:
+    def __init__(self, shard: str, pool: Pool, meter: Meter, reading_ms: float | None) -> None:
         self._shard = shard
         self._pool = pool
         self._meter = meter
-        self._clock = clock
         self._ledger, self._foreigners = Ledger(), Foreigners()
         self._waiting: dict[int, float] = {}
         self.reading_ms = reading_ms
 
     async def look(self) -> None:
         """See who else uses the database."""
-        began = self._clock()
         with suppress(OSError, TimeoutError, asyncpg.PostgresError, asyncpg.InterfaceError):
             rows = await self._pool.fetch(_BACKENDS, pools.APP_ROLE, timeout=QUERY_TIMEOUT_S)
             self._foreigners.look(
-                Backend(row["pid"], row["statement"], row["elapsed"], row["running"], row["ours"]) for row in rows
+                Backend(row["pid"], row["statement"], row["elapsed"], row["running"], row["ours"])
+                for row in rows
+                if not row["own"]
             )
-        self._meter.platform(self._shard, self._clock() - began)
+            self._meter.platform(self._shard, sum(row["elapsed"] for row in rows if row["own"]))
 
     async def divide(self, claims: Mapping[int, float]) -> Parts:
         """The window's parts of this shard's counter."""

@@ -1,7 +1,7 @@
 """Usage on the wire: what the tenants of one cell cost in one window, measured there and told to the control plane.
 
 Times are milliseconds, sizes bytes of bodies. ``database_ms`` is a tenant's part of the time that the shards' own
-counters saw statements run (docs/adr/0012): the lines of a shard always add up to its counter.
+counters saw statements run (docs/adr/0012): the lines of a shard add up to its counter.
 """
 
 from collections.abc import Iterable
@@ -44,6 +44,8 @@ class TenantUsage(msgspec.Struct, frozen=True, omit_defaults=True, forbid_unknow
 
 class ShardUsage(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """Where the time of one shard's counter went: ``active_ms = tenants_ms + platform_ms + other_ms``.
+
+    What nobody claims is told as ``other_ms`` one window later than the counter had it.
 
     ``platform_ms``: work of ours under no tenant (copies of moves, polling). ``other_ms``: everybody else's, such as a
     migration or a person with psql.

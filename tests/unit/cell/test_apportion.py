@@ -15,11 +15,16 @@ def test_the_counter_is_divided_by_what_the_clients_measured() -> None:
 
 def test_the_parts_add_up_to_the_counter_whatever_happens() -> None:
     rng, ledger = random.Random(5), Ledger()
+    counter = told = 0.0
     for _ in range(200):
         measured = {tenant: rng.choice([0.0, rng.random()]) for tenant in range(4)}
-        parts = ledger.divide(rng.choice([0.0, rng.random() * 4]), measured, rng.random(), rng.random())
-        assert sum(parts.tenants.values()) + parts.platform_s + parts.other_s == pytest.approx(parts.active_s)
+        active = rng.choice([0.0, rng.random() * 4])
+        parts = ledger.divide(active, measured, rng.random(), rng.random())
+        told += sum(parts.tenants.values()) + parts.platform_s + parts.other_s
         assert min([parts.platform_s, parts.other_s, *parts.tenants.values()]) >= 0
+        assert counter <= told + 1e-9, "all that the counter had one window ago was told"
+        counter += active
+        assert told <= counter + 1e-9, "and nothing that it did not have"
 
 
 def test_a_foreign_statement_is_not_charged_to_the_tenants() -> None:
@@ -34,8 +39,16 @@ def test_a_copy_of_a_move_is_shown_as_the_platforms() -> None:
 
 
 def test_time_that_no_client_measured_is_nobodys_of_ours() -> None:
-    parts = Ledger().divide(5.0, {1: 1.0}, 0.0, 0.0)
-    assert (parts.tenants[1], parts.other_s) == (pytest.approx(1.0), pytest.approx(4.0))
+    ledger = Ledger()
+    assert ledger.divide(5.0, {1: 1.0}, 0.0, 0.0).tenants[1] == pytest.approx(1.0)
+    assert ledger.divide(0.0, {}, 0.0, 0.0).other_s == pytest.approx(4.0)
+
+
+def test_a_claim_that_comes_after_the_counter_is_still_honoured() -> None:
+    ledger = Ledger()
+    assert ledger.divide(2.0, {}, 0.0, 0.0).other_s == 0.0
+    late = ledger.divide(0.0, {1: 1.5}, 0.0, 0.0)
+    assert (late.tenants[1], late.other_s, late.active_s) == (1.5, 0.5, 2.0)
 
 
 def test_a_counter_that_is_late_still_goes_to_who_measured_the_time() -> None:
@@ -50,7 +63,8 @@ def test_old_claims_end() -> None:
     ledger.divide(0.0, {1: 2.0}, 0.0, 0.0)
     for _ in range(WINDOWS_KEPT - 1):
         ledger.divide(0.0, {}, 0.0, 0.0)
-    assert ledger.divide(1.0, {}, 0.0, 0.0).other_s == pytest.approx(1.0)
+    assert ledger.divide(1.0, {}, 0.0, 0.0).tenants == {}
+    assert ledger.divide(0.0, {}, 0.0, 0.0).other_s == pytest.approx(1.0)
 
 
 def backend(statement: float, elapsed: float, *, running: bool, pid: int = 1, ours: bool = False) -> Backend:
