@@ -112,7 +112,7 @@ async def composed(
     ):
         registry, files = CollectorRegistry(), blobs.opened(configured.blobs)
         metrics, stream = EventMetrics(registry), Stream(redis, configured.name)
-        chores = (*CHORES, *reports.chores(files, configured.name))
+        chores = (*CHORES, reports.chore(files, configured.name))
         relay = Relay(databases.shards, stream, subscriptions(consumers), metrics, chores)
         inbox = Inbox(databases.shards, consumers, metrics)
         pump = Pump(relay, inbox, stream, databases.shards.names, consumers, pace)

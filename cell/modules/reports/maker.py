@@ -157,12 +157,14 @@ class Maker:
             run.progress = (after - whole.after) / (whole.upto - whole.after)
 
     async def _read(self, run: _Run, read: Callable[[TenantSession], Awaitable[T]]) -> T:
-        """One transaction on the bulkhead's connections."""
-        async with asyncio.timeout(PART_TIMEOUT_S):
-            context = self._context(run.tenant, f"report-{run.report.report_id}")
-            context.statement_by = context.deadline
-            async with self._heavy.enter(context, read_only=True) as session:
+        """One transaction on the bulkhead's connections; PostgreSQL ends a statement that outlives its time."""
+        context = self._context(run.tenant, f"report-{run.report.report_id}")
+        context.statement_by = context.deadline
+        try:
+            async with asyncio.timeout(PART_TIMEOUT_S), self._heavy.enter(context, read_only=True) as session:
                 return await read(session)
+        except TimeoutError as e:
+            raise errors.ShardUnavailableError("a part of a report took too long") from e
 
     async def _give_back(self, run: _Run) -> None:
         """The worker stops: the next one need not wait until the lease has ended."""
@@ -204,7 +206,7 @@ def _permanent(error: Exception) -> str:
 def _passing(error: Exception) -> str:
     """In words for the tenant, who is told no innards."""
     if isinstance(error, BlobError):
-        return "Tried again: the store of files was away."
+        return "The store of files was away."
     if isinstance(error, errors.ShardError):
-        return "Tried again: the database was away, or needed too long."
-    return "Tried again: something broke on our side."
+        return "The database was away, or needed too long."
+    return "Something broke on our side."

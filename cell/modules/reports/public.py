@@ -1,4 +1,4 @@
-"""What the composition of a cell needs of the reports: their wall, their maker, and the chores of their files."""
+"""What the composition of a cell needs of the reports: their wall, their maker, and the chore for rows and files."""
 
 from collections.abc import Awaitable, Callable
 from datetime import datetime, timedelta
@@ -16,7 +16,7 @@ from cell.shards.session import Shards, TenantSession
 from cell.shards.sql import prepare
 from cell.shards.tables import tenants
 
-__all__ = ["Maker", "QueueWall", "ReportMetrics", "chores", "tidy"]
+__all__ = ["Maker", "QueueWall", "ReportMetrics", "chore", "tidy"]
 
 FORGOTTEN_AFTER: Final = service.RETENTION + timedelta(days=1)  # a file that is older belongs to no row
 
@@ -27,18 +27,18 @@ _GONE = prepare(
 )
 
 
-def chores(blobs: Blobs, home: str) -> tuple[Callable[[TenantSession], Awaitable[int]], ...]:
+def chore(blobs: Blobs, home: str) -> Callable[[TenantSession], Awaitable[int]]:
     """What the sweep does for each tenant: queue what has no file here, and forget what is past its retention."""
 
-    async def recover(session: TenantSession) -> int:
-        return await service.recover(session, home)
-
-    async def prune(session: TenantSession) -> int:
+    async def tend(session: TenantSession) -> int:
+        if not await service.any_of(session):
+            return 0
+        queued = await service.recover(session, home)
         keys = await service.prune(session)
         await blobs.delete(keys)  # before the commit: what stays behind is in nobody's row
-        return len(keys)
+        return queued + len(keys)
 
-    return recover, prune
+    return tend
 
 
 async def tidy(blobs: Blobs, shards: Shards, now: datetime) -> int:

@@ -96,7 +96,7 @@ _alive = sa.and_(reports.c.status == Status.RUNNING, reports.c.home == _HOME, re
 _waits = sa.and_(reports.c.status == Status.QUEUED, reports.c.due <= func.now())
 _abandoned = sa.and_(reports.c.status == Status.RUNNING, sa.or_(reports.c.home != _HOME, reports.c.lease < func.now()))
 _nothing: dict[str, Any] = {"progress": 0, "rows": None, "bytes": None, "digest": None, "blob": None}
-_again: dict[str, Any] = {**_nothing, "status": Status.QUEUED, "lease": None, "finished_at": None, "note": _NOTE}
+_again: dict[str, Any] = {**_nothing, "status": Status.QUEUED, "lease": None, "finished_at": None}
 
 _ADD = prepare(
     sa.insert(reports)
@@ -174,17 +174,17 @@ _RETRY = prepare(
 _GIVE_UP = prepare(
     sa.update(reports)
     .where(_this, reports.c.status == Status.QUEUED, reports.c.attempt == sa.bindparam("attempt"))
-    .values(status=Status.FAILED, finished_at=func.now())
+    .values(status=Status.FAILED, note=_NOTE, finished_at=func.now())
 )
 _AGAIN = prepare(
     sa.update(reports)
     .where(_this, reports.c.status == Status.DONE, reports.c.attempt == sa.bindparam("attempt"))
-    .values(**_again, failures=0, due=func.now())
+    .values(**_again, note=_NOTE, failures=0, due=func.now())
 )
 _STRANDED = prepare(
     sa.update(reports)
     .where(_mine, reports.c.status == Status.DONE, reports.c.home != _HOME)
-    .values(**_again, failures=0, due=func.now())
+    .values(**_again, note=_NOTE, failures=0, due=func.now())
 )
 _REST = prepare(
     sa.select(func.min(sa.case((_alive, reports.c.lease), else_=reports.c.due)) - func.now())
@@ -192,6 +192,7 @@ _REST = prepare(
     .select_from(reports)
 )
 _ABANDONED = prepare(sa.select(sa.select(_ONE).select_from(reports).where(_open, sa.or_(_waits, _abandoned)).exists()))
+_ANY = prepare(sa.select(sa.select(_ONE).select_from(reports).where(_mine).exists()))
 _finished = sa.and_(_mine, reports.c.finished_at.is_not(None))
 _kept = (
     sa.select(reports.c.report_id)
@@ -285,17 +286,17 @@ async def fail(session: TenantSession, report: Report, note: str) -> None:
 
 
 async def retry(session: TenantSession, report: Report, note: str) -> None:
-    """Queue it again after a failure that may pass, or give it up after `FAILURES_MAX` of them."""
-    values = {"note": note, "delay": RETRY, "counted": 1}
-    failures = await session.fetchval(_RETRY, report_id=report.report_id, attempt=report.attempt, **values)
+    """Queue it again after a failure that may pass, or give it up after `FAILURES_MAX` of them, with the last one."""
+    key: dict[str, Any] = {"report_id": report.report_id, "attempt": report.attempt}
+    failures = await session.fetchval(_RETRY, **key, delay=RETRY, counted=1)
     if failures is not None and failures >= FAILURES_MAX:
-        await session.execute(_GIVE_UP, report_id=report.report_id, attempt=report.attempt)
+        await session.execute(_GIVE_UP, **key, note=note)
 
 
 async def give_back(session: TenantSession, report: Report) -> None:
     """Queue it again at once: its maker stops."""
-    values: dict[str, Any] = {"note": None, "delay": timedelta(), "counted": 0}
-    await session.execute(_RETRY, report_id=report.report_id, attempt=report.attempt, **values)
+    key: dict[str, Any] = {"report_id": report.report_id, "attempt": report.attempt}
+    await session.execute(_RETRY, **key, delay=timedelta(), counted=0)
 
 
 async def rest(session: TenantSession, home: str) -> None:
@@ -305,8 +306,13 @@ async def rest(session: TenantSession, home: str) -> None:
     await work.settle(session, WORK_KIND, None if wait is None else max(wait, timedelta()))
 
 
+async def any_of(session: TenantSession) -> bool:
+    """Whether the tenant has reports: most have none."""
+    return bool(await session.fetchval(_ANY))
+
+
 async def recover(session: TenantSession, home: str) -> int:
-    """A chore: queue again what has no file in this cell, and wake the makers of what nobody makes; how many."""
+    """Queue again what has no file in this cell, and wake the makers of what nobody makes; how many were queued."""
     stranded = await session.execute(_STRANDED, home=home, note="Made again: its file stayed in the cell before.")
     if await session.fetchval(_ABANDONED, home=home):
         await work.wake(session, WORK_KIND, timedelta())
