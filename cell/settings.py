@@ -3,6 +3,7 @@
 A bad setting is one line on stderr and exit status 2.
 """
 
+import re
 import sys
 from typing import Annotated, Final, Literal, NoReturn, TypeVar
 from urllib.parse import urlsplit
@@ -139,7 +140,8 @@ def load(kind: type[_S]) -> _S:
         within = "".join(f"{part}: " for part in first["loc"][1:])
         misconfigured(f"{name}: {within}{first['msg']}")
     except ValueError as e:  # a variable that should hold JSON and does not
-        misconfigured(str(e))
+        named = re.search(r'field "(\w+)"', str(e))
+        misconfigured(f"{PREFIX}{named[1].upper()}: not valid JSON" if named else str(e))
 
 
 def misconfigured(reason: str) -> NoReturn:

@@ -165,7 +165,7 @@ class Wall:
         """
         visit = Visit(context, plan)
         now = self._clock()
-        if self._config.enforced.limits is not _OFF:
+        if self._config.enforced.limits is not _OFF and plan.level is not Level.INTERNAL:
             self._count(visit, self._keys, caller)
             context.identified = partial(self._count, visit, self._users)
         if self._config.enforced.fairness is not _OFF:

@@ -66,6 +66,30 @@ def test_a_bad_setting_is_one_line_and_status_2(
     assert name == "INTERNAL_LISTEN" or "hidden" not in line
 
 
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ('{"fairness": "maybe"}', "fairness: Input should be 'on', 'off' or 'observe'"),
+        ('{"firness": "on"}', "firness: Extra inputs are not permitted"),
+        ("fairness=off", "not valid JSON"),
+    ],
+)
+def test_a_wall_that_is_misspelt_would_silently_stand(
+    text: str, said: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("CELLWALL_CELL_WALLS", text)
+    with pytest.raises(SystemExit):
+        settings.load(settings.ApiSettings)
+    assert capsys.readouterr().err == f"cell: CELLWALL_CELL_WALLS: {said}\n"
+
+
+def test_walls_are_on_until_somebody_says_otherwise(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert set(settings.load(settings.ApiSettings).walls.model_dump().values()) == {"on"}
+    monkeypatch.setenv("CELLWALL_CELL_WALLS", '{"fairness": "observe", "timeouts": "off"}')
+    walls = settings.load(settings.ApiSettings).walls
+    assert (walls.fairness, walls.limits, walls.timeouts) == ("observe", "on", "off")
+
+
 def test_a_control_plane_without_a_token_is_refused(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
