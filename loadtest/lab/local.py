@@ -2,6 +2,8 @@
 
 import asyncio
 import os
+import sys
+from asyncio.subprocess import PIPE
 from collections.abc import AsyncIterator, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import replace
@@ -11,8 +13,9 @@ from typing import Final
 from contracts.routes import split_address
 from infra.local.concurrency import finished, together
 from infra.local.fleet import Fleet
+from infra.local.plan import base_environment
 from infra.local.runner import Say
-from infra.local.spec import FleetSpec
+from infra.local.spec import CHECKOUT, FleetSpec
 from loadtest import books, ledger
 from loadtest.lab import walls
 from loadtest.lab.casting import Casting
@@ -49,6 +52,7 @@ class LocalSystem:
         self._casting = Casting(routers, fleet.spec.front_door_host, self.written, run)
         self._seeded: dict[str, int] = {}
         self._mode = Walls.ON
+        self._target = "local fleet"
 
     @property
     def name(self) -> str:
@@ -57,8 +61,8 @@ class LocalSystem:
 
     @property
     def target(self) -> str:
-        """In words."""
-        return "local fleet"
+        """In words, with what of it stays as it is whatever the walls are set to."""
+        return self._target
 
     @property
     def cpu_walls(self) -> str:
@@ -102,13 +106,16 @@ class LocalSystem:
         if (wanted := Walls(mode)) is self._mode:
             return
         fleet = self.fleet
+        arguments = walls.router_arguments(wanted, await _router_help())
+        if wanted is not Walls.ON and not arguments:
+            self._target = "local fleet; its routers cannot switch their walls, which stay on"
         self._share(WHOLE)
         async with fleet.locked():
             fleet.reload()
             fleet.state.spec = replace(
                 fleet.spec,
                 cell_environment=walls.cell_environment(wanted),
-                router_arguments=walls.router_arguments(wanted),
+                router_arguments=arguments,
             )
             fleet.runner.save()
         services = [name for cell in fleet.spec.cells for name in (cell.api, cell.worker)]
@@ -137,6 +144,13 @@ class LocalSystem:
             stale=stale,
         )
         return books_of(audit)
+
+
+async def _router_help() -> str:
+    command = [sys.executable, "-m", "router", "--help"]
+    process = await asyncio.create_subprocess_exec(*command, stdout=PIPE, cwd=CHECKOUT, env=base_environment())
+    text, _ = await process.communicate()
+    return text.decode("utf-8", "replace")
 
 
 @asynccontextmanager

@@ -35,10 +35,11 @@ def test_a_hang_leaves_the_backends_of_a_server_running(tmp_path: Path) -> None:
 
 def test_walls_are_switched_by_other_words_than_processes_know() -> None:
     assert walls.cell_environment(Walls.ON) == {}
-    assert walls.router_arguments(Walls.ON) == ()
+    assert walls.router_arguments(Walls.ON, "--wall NAME=MODE") == ()
+    assert walls.router_arguments(Walls.OFF, "--workers N") == ()
     told = json.loads(walls.cell_environment(Walls.OBSERVE)[walls.CELL_VARIABLE])
     assert told == dict.fromkeys(walls.CELL_WALLS, "observe")
-    arguments = walls.router_arguments(Walls.OFF)
+    arguments = walls.router_arguments(Walls.OFF, "--wall NAME=MODE")
     assert arguments[::2] == ("--wall",) * len(walls.ROUTER_WALLS)
     assert set(arguments[1::2]) == {f"{wall}=off" for wall in walls.ROUTER_WALLS}
 
