@@ -16,6 +16,7 @@ from typing import Final, TypeVar
 import msgspec
 
 from cell.fairness.cost import Cost
+from cell.shards.session import NO_TENANT
 
 _PER_DOUBLING: Final = 8
 _FIRST_S: Final = 1e-5
@@ -81,7 +82,10 @@ class Meter:
         line.latencies[bucket] = line.latencies.get(bucket, 0) + 1
 
     def spent(self, tenant: int, shard: str, seconds: float) -> None:
-        """A session of the tenant kept its shard busy for so long."""
+        """A session of the tenant kept its shard busy for so long; one of `NO_TENANT` counts as the platform's."""
+        if tenant == NO_TENANT:
+            self.platform(shard, seconds)
+            return
         spent = self._line(tenant).database_s
         spent[shard] = spent.get(shard, 0.0) + seconds
 

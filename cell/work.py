@@ -66,7 +66,8 @@ class Claims:
     async def take(self, shard: str, limit: int, lease: timedelta) -> list[Claim]:
         """Tenants of the shard whose time has come, at most ``limit``; nobody else gets them before the lease ends."""
         arguments = _CLAIM.arguments(0, {"kind": self._kind, "limit": limit, "lease": lease})
-        rows = await self._shards.pool(shard).fetch(_CLAIM.text, *arguments)
+        with self._shards.platform(shard) as pool:
+            rows = await pool.fetch(_CLAIM.text, *arguments)
         return [Claim(row["tenant_id"], row["due"]) for row in rows]
 
     async def drop(self, shard: str, claim: Claim) -> None:
@@ -79,7 +80,8 @@ class Claims:
 
     async def _settle(self, shard: str, claim: Claim, statement: Statement, **values: timedelta) -> None:
         values_ = {"kind": self._kind, "tenant": claim.tenant, "claimed": claim.due, **values}
-        await self._shards.pool(shard).execute(statement.text, *statement.arguments(0, values_))
+        with self._shards.platform(shard) as pool:
+            await pool.execute(statement.text, *statement.arguments(0, values_))
 
 
 async def wake(session: TenantSession, kind: str, delay: timedelta) -> None:

@@ -42,7 +42,7 @@ class Policy:
     slower_up: float = 2.0  # times the neighbours' baseline
     slower_down: float = 1.3
     floor_ms: float = 20.0  # a neighbours' p99 below this harms nobody; also their baseline where there is none yet
-    busy: float = 0.1  # database seconds a second and shard below which a cell has room, whoever uses it
+    busy: float = 0.1  # a load (`load_of`) below this leaves room in a cell, whoever uses it
     windows_up: int = 3
     throttle_s: float = 120.0  # doubled with each time in the last hour
     requests_per_s: float = 10.0
@@ -120,8 +120,10 @@ def too_much(window: Window, policy: Policy) -> float:
 
 
 def load_of(window: Window) -> float:
-    """Database seconds a second and shard."""
-    return sum(s.active_ms for s in window.shards) / 1000 / window.seconds / max(1, len(window.shards))
+    """Database seconds a second and shard, or seats in use, whichever is more: floods of cheap requests cost seats."""
+    database = sum(s.active_ms for s in window.shards) / max(1, len(window.shards))
+    seats = sum(line.seat_ms for line in (*window.tenants, window.rest))
+    return max(database, seats) / 1000 / window.seconds
 
 
 def find(windows: Sequence[Window], policy: Policy) -> list[Finding]:

@@ -7,8 +7,8 @@ transaction only (moves.md rule 3), so a pooled connection carries nothing over.
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
-from contextlib import asynccontextmanager, suppress
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping
+from contextlib import asynccontextmanager, contextmanager, suppress
 from math import inf
 from typing import Any, Final, TypeAlias, TypeVar
 
@@ -39,6 +39,7 @@ T = TypeVar("T")
 Pool: TypeAlias = "asyncpg.Pool[asyncpg.Record]"
 PooledConnection: TypeAlias = "asyncpg.pool.PoolConnectionProxy[asyncpg.Record]"
 Spent: TypeAlias = Callable[[int, str, float], None]  # tenant, shard, seconds: `cell.metering.Meter.spent`
+NO_TENANT: Final = 0
 
 
 def unmetered(_tenant: int, _shard: str, _seconds: float) -> None:
@@ -129,6 +130,15 @@ class Shards:
     def pool(self, shard: str) -> Pool:
         """The application role's pool of a shard, for platform tables that are under no tenant (``work``)."""
         return self._pools[shard]
+
+    @contextmanager
+    def platform(self, shard: str) -> Iterator[Pool]:
+        """The same pool for one statement under no tenant, whose time counts as the platform's."""
+        began = self._clock()
+        try:
+            yield self._pools[shard]
+        finally:
+            self._spent(NO_TENANT, shard, self._clock() - began)
 
     @asynccontextmanager
     async def enter(self, ctx: TenantContext, *, read_only: bool = False) -> AsyncIterator[TenantSession]:

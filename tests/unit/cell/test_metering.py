@@ -4,6 +4,7 @@ import pytest
 
 from cell.fairness.cost import Cost
 from cell.metering import BUCKETS, Line, Meter, bucket_of, merged, percentile_ms
+from cell.shards.session import NO_TENANT
 
 
 def test_requests_bytes_and_refusals_are_counted_exactly_for_every_tenant() -> None:
@@ -28,6 +29,13 @@ def test_a_window_begins_with_nothing_of_the_one_before() -> None:
     meter.take()
     second = meter.take()
     assert (second.tenants, second.platform_s) == ({}, {})
+
+
+def test_what_is_under_no_tenant_has_no_tenants_line() -> None:
+    meter = Meter("worker")
+    meter.spent(NO_TENANT, "shard-1", 0.5)
+    taken = meter.take()
+    assert (taken.tenants, taken.platform_s) == ({}, {"shard-1": 0.5})
 
 
 def test_two_tenants_never_share_a_counter() -> None:

@@ -5,6 +5,7 @@ from dataclasses import replace
 from typing import Any
 
 import pytest
+from msgspec.structs import replace as replace_line
 
 from contracts.usage import ShardUsage, TenantUsage, Window, added
 from control_plane.noisy import (
@@ -83,6 +84,12 @@ def test_a_slow_cell_is_not_blamed_on_its_largest_tenant() -> None:
 def test_seats_count_as_cost_where_the_database_is_idle() -> None:
     lines = (TenantUsage("t1", seat_ms=90.0), TenantUsage("t2", seat_ms=10.0, database_ms=1.0))
     assert shares(window(tenants=lines)) == {"t1": 0.9, "t2": 1.0}
+
+
+def test_a_flood_that_costs_seats_and_no_database_time_is_found_too() -> None:
+    quiet = window(busy=0.01)
+    loud = tuple(replace_line(line, seat_ms=9000.0 if line.tenant == "t1" else 10.0) for line in LOUD[0].tenants)
+    assert [f.tenant for f in find([quiet] * 10 + [window(tenants=loud, busy=0.01)] * 3, POLICY)] == ["t1"]
 
 
 def test_the_tenants_own_loud_windows_do_not_raise_the_baseline() -> None:
