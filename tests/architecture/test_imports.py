@@ -21,6 +21,7 @@ PURE = [
     "loadtest/lab/collect.py",
     "loadtest/lab/plan.py",
     "loadtest/lab/scenario.py",
+    "loadtest/lab/score.py",
     "loadtest/outcome.py",
     "loadtest/schedule.py",
     "loadtest/workload.py",
