@@ -1,4 +1,4 @@
-"""Usage of the whole cell: its processes publish what they measured, one of them adds it up (docs/adr/0012).
+"""Usage of the whole cell: its processes publish what they measured, one of them adds it up (docs/adr/0013).
 
 Every process puts its `Measures` on a Redis list each second. One API process at a time, the holder of a lease, takes
 the list each window, shares the databases' counters out (`cell.apportion`) and keeps the newest `Window` in Redis for

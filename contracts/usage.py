@@ -1,7 +1,7 @@
 """Usage on the wire: what the tenants of one cell cost in one window, measured there and told to the control plane.
 
 Times are milliseconds, sizes bytes of bodies. ``database_ms`` is a tenant's part of the time that the shards' own
-counters saw statements run (docs/adr/0012): the lines of a shard add up to its counter.
+counters saw statements run (docs/adr/0013): the lines of a shard add up to its counter.
 """
 
 from collections.abc import Iterable
