@@ -16,12 +16,9 @@ class Bisection:
     precision: float
     good: float = 0.0
     bad: float | None = None
-    stopped: bool = False
 
     def next(self) -> float | None:
         """The rate to try now; None where the answer is known."""
-        if self.stopped:
-            return None
         if self.good == 0.0 and self.bad is None:
             return self.low
         if self.bad is None:
@@ -36,7 +33,3 @@ class Bisection:
             self.good = max(self.good, rate)
         else:
             self.bad = rate if self.bad is None else min(self.bad, rate)
-
-    def stop(self) -> None:
-        """Nothing more can be learned: the instrument is at its end."""
-        self.stopped = True

@@ -82,7 +82,7 @@ class LocalSystem:
 
     async def cast(self, need: Need) -> Sequence[Tenant]:
         """Tenants by the front door; orders of the past by SQL. A tenant that was moved is where it lives now."""
-        self._share(WHOLE)
+        self.share(WHOLE)
         homes = await self.control_plane.homes()
         self._casting.settle({tenant: home.cell for tenant, home in homes.items()})
         tenants = await self._casting.cast(need, self.cells)
@@ -98,7 +98,7 @@ class LocalSystem:
                 self._seeded[name] = wanted
 
         await together(*map(give, tenants))
-        self._share(self._cpus)
+        self.share(self._cpus)
         return tenants
 
     async def set_walls(self, mode: str) -> None:
@@ -109,7 +109,7 @@ class LocalSystem:
         arguments = walls.router_arguments(wanted, await _router_help())
         if wanted is not Walls.ON and not arguments:
             self._target = "local fleet; its routers cannot switch their walls, which stay on"
-        self._share(WHOLE)
+        self.share(WHOLE)
         async with fleet.locked():
             fleet.reload()
             fleet.state.spec = replace(
@@ -124,10 +124,11 @@ class LocalSystem:
         for name in services:
             await fleet.revive(name)
         await fleet.wait_registered(self.cells)
-        self._share(self._cpus)
+        self.share(self._cpus)
         self._mode = wanted
 
-    def _share(self, cpus: float) -> None:
+    def share(self, cpus: float) -> None:
+        """Give every cell so many processors from now on."""
         for cell in self.fleet.spec.cells:
             self.fleet.runner.walls.build(cell.name, cpus)
 
@@ -164,7 +165,9 @@ async def local_system(shape: FleetShape, folder: Path, run: str, say: Say) -> A
     try:
         await fleet.up()
         async with AsyncExitStack() as stack:
-            yield LocalSystem(fleet, stack, run, shape.cpus)
+            system = LocalSystem(fleet, stack, run, shape.cpus)
+            stack.callback(system.share, WHOLE)  # with half a processor a cell does not end in time either
+            yield system
     except Exception:
         failed = True
         raise

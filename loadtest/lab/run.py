@@ -20,7 +20,7 @@ from loadtest.lab.drivers import Crew, crew
 from loadtest.lab.job import Job, Progress, Tally
 from loadtest.lab.local import LocalSystem
 from loadtest.lab.plan import Drive, Tenant, cells_of, jobs, phases
-from loadtest.lab.result import Case, Event, Meta, Phase, PhaseKind, Result, Role
+from loadtest.lab.result import Case, Counts, Event, Meta, Phase, PhaseKind, Result, Role
 from loadtest.lab.scenario import Scenario, ScenarioKind
 from loadtest.lab.system import Need, System, pick
 from loadtest.operator import LabError
@@ -246,45 +246,56 @@ async def single(lab: Lab, scenario: Scenario, case: Case, repeat: int, cast: Se
 async def ramp(lab: Lab, scenario: Scenario, case: Case, repeat: int, cast: Sequence[Tenant]) -> Result:
     """Bisection: each step is a stretch of traffic of its own, and a phase of the one result.
 
-    A step in which the driver did not keep its schedule ends the search: what is above is beyond the instrument, and
-    the result says so. The run is valid up to there.
+    A rate at which the driver did not keep its schedule counts as too high, with an event that says why. Where the knee
+    lies right below such a one, ``driver_limited`` is 1: what was found is the end of the instrument. The run is as
+    valid as its step at the knee.
     """
     limits = scenario.ramp
     assert limits is not None
     tenants = tenants_of(scenario, case, cast, lab.system.cells)
     search, started = Bisection(limits.low, limits.high, limits.precision), datetime.now(UTC)
     steps: list[tuple[list[Phase], Seen]] = []
-    offset, kept, measures = 0.0, True, {"driver_limited": 0.0}
+    beyond: set[float] = set()
+    knee: Seen | None = None
+    events: list[Event] = []
+    measures: dict[str, float] = {}
+    offset = 0.0
     while (rate := search.next()) is not None:
         plan = step_phases(scenario, f"step-{len(steps) + 1}", rate)
         drive = lab.drive(case, seed=seed_of(scenario, repeat), rate=rate / len(tenants), end=plan[-1].end, attack=None)
         seen = await lab.traffic(scenario, drive, plan, Nothing([], ""), tenants)
-        collector = Collector(plan, tenants)
-        collector.add(seen.parts, seen.tallies)
-        counts, p99 = collector.pile(plan[-1].name, Role.VICTIM)
-        kept = machine.judge(scenario.driver, seen.tallies, seen.before, seen.after).valid
+        counts, p99 = judged(plan, tenants, seen)
         good = counts.succeeded > 0 and p99 <= limits.p99_ms and counts.errors <= limits.errors * counts.sent
-        if good and kept:
+        validity = machine.judge(scenario.driver, seen.tallies, seen.before, seen.after)
+        if not validity.valid:
+            beyond.add(rate)
+            words = f"{rate:.0f} a second is beyond the driver: {'; '.join(validity.reasons)}"
+            events.append(Event(at=offset, name="driver-limited", target="", words=words))
+        elif good:
+            knee = seen
             measures |= {"knee_p99_ms": p99, "knee_goodput_rps": counts.succeeded / limits.step}
-        if kept:
-            search.tell(rate, good)
-        else:
-            measures["driver_limited"] = 1.0
-            search.stop()
+        search.tell(rate, good and validity.valid)
         steps.append(([shifted(phase, offset) for phase in plan], seen))
         offset += plan[-1].end
     whole = Collector([phase for plan, _ in steps for phase in plan], tenants)
     for plan, seen in steps:
         whole.add(seen.parts, seen.tallies, offset=plan[0].begin)
-    last = steps[-1][1] if kept or len(steps) == 1 else steps[-2][1]
-    measures |= {"knee_rps": search.good, "bad_rps": search.bad or 0.0}
+    at_knee = knee or steps[-1][1]
+    measures |= {"knee_rps": search.good, "bad_rps": search.bad or 0.0, "driver_limited": float(search.bad in beyond)}
     return whole.result(
         lab.meta(scenario, case, repeat, started, tenants, []),
-        events=[],
+        events=events,
         books=await lab.system.books(tenants, [each for _, seen in steps for each in stale_of(seen.tallies)]),
-        validity=machine.judge(scenario.driver, last.tallies, last.before, last.after),
+        validity=machine.judge(scenario.driver, at_knee.tallies, at_knee.before, at_knee.after),
         measures=measures,
     )
+
+
+def judged(plan: Sequence[Phase], tenants: Sequence[Tenant], seen: Seen) -> tuple[Counts, float]:
+    """The counts of a step, and its p99 in milliseconds."""
+    collector = Collector(plan, tenants)
+    collector.add(seen.parts, seen.tallies)
+    return collector.pile(plan[-1].name, Role.VICTIM)
 
 
 def step_phases(scenario: Scenario, name: str, rate: float) -> list[Phase]:

@@ -116,14 +116,6 @@ def test_the_bisection_misses_the_knee_or_never_ends(knee: float) -> None:
         assert search.bad - search.good <= 0.05 * search.bad
 
 
-def test_a_ramp_goes_on_when_the_instrument_is_at_its_end() -> None:
-    search = Bisection(20.0, 1000.0, 0.05)
-    search.tell(20.0, True)
-    search.stop()
-    assert search.next() is None
-    assert search.good == 20.0
-
-
 def test_a_step_of_the_ramp_is_judged_by_its_warm_up() -> None:
     ramp = parse("kind: ramp\nname: x\nramp: {low: 1, high: 2, step: 5}\nphases: {warmup: 2}", "x")
     warm, step = step_phases(ramp, "step-1", 40.0)
