@@ -181,6 +181,7 @@ class Ingress:
         except RefusedError as e:
             return _no_seat(e)
         finally:
+            answer.on_start = None  # which refers back to the answer: nothing is left to the collector
             self._wall.leave(visit, usual=False)
         return None
 

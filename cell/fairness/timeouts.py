@@ -4,16 +4,14 @@ Pure. So what a client hears of a slow request is the cell's own answer, and whe
 any more, the database does, before anybody has given up on it.
 """
 
-from dataclasses import dataclass
 from math import inf
-from typing import Final
+from typing import Final, NamedTuple
 
 MARGIN_MAX_S: Final = 0.2
 MARGIN_PART: Final = 0.05  # of a small budget
 
 
-@dataclass(frozen=True, slots=True)
-class Budget:
+class Budget(NamedTuple):
     """When the application is stopped, and when the database ends a statement; of the monotonic clock, in seconds."""
 
     application_by: float

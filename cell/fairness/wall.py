@@ -13,7 +13,7 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from functools import partial
 from math import ceil, inf
-from typing import Final, Protocol
+from typing import Final, NamedTuple, Protocol
 
 from cell.fairness import timeouts
 from cell.fairness.estimates import Estimates
@@ -22,7 +22,7 @@ from cell.fairness.limits import CallerLimits, Limits
 from cell.fairness.queues import Ticket
 from cell.fairness.station import RefusedError, Size, Station, cost_of
 from cell.fairness.timeouts import Budget
-from cell.shards.context import TenantContext
+from cell.shards.context import TenantContext, unlimited
 from contracts import problems
 from contracts.names import Refusal
 
@@ -92,8 +92,7 @@ class Told(Protocol):
         """A wall that only observes would have refused a request."""
 
 
-@dataclass(frozen=True, slots=True)
-class Plan:
+class Plan(NamedTuple):  # made for every request: a frozen dataclass costs four times as much
     """What is known of a request before it is let in. ``overdue_at``: when a wall that only observes would stop it."""
 
     operation: str
@@ -140,17 +139,19 @@ class Wall:
         self._told = told
         self._clock = clock
         self._seed = seed
-        self._stations: dict[tuple[Level, str], Station] = {}
+        self._stations: dict[Level, dict[str, Station]] = {level: {} for level in Level}
         self._estimates = Estimates()
         self._keys = CallerLimits(config.key)
         self._users = CallerLimits(config.user)
-        self._observes = config.enforced.fairness is Enforcement.OBSERVE
+        self._limits, self._timeouts = config.enforced.limits, config.enforced.timeouts
+        self._fairness = config.enforced.fairness
+        self._observes = self._fairness is Enforcement.OBSERVE
 
     def plan(self, method: str, path: str, envelope_s: float, now: float) -> Plan:
         """Name the operation and its limits."""
         operation = self._operations.name(method, path)
         level = self._operations.level(operation)
-        enforced = self._config.enforced.timeouts
+        enforced = self._timeouts
         if enforced is _OFF:
             return Plan(operation, level, timeouts.outer(now, envelope_s))
         nested = timeouts.nested(now, envelope_s, self._config.level_s.get(level, inf))
@@ -165,10 +166,10 @@ class Wall:
         """
         visit = Visit(context, plan)
         now = self._clock()
-        if self._config.enforced.limits is not _OFF and plan.level is not Level.INTERNAL:
+        if self._limits is not _OFF and plan.level is not Level.INTERNAL:
             self._count(visit, self._keys, caller)
             context.identified = partial(self._count, visit, self._users)
-        if self._config.enforced.fairness is not _OFF:
+        if self._fairness is not _OFF:
             try:
                 self._queue(visit, caller, now)
             except RefusedError:
@@ -178,13 +179,14 @@ class Wall:
 
     def _count(self, visit: Visit, limits: CallerLimits, caller: object) -> None:
         """Once for a request, however often its handler enters a session."""
-        if any(counted is limits for counted, _ in visit.counted):
-            return
+        for counted, _ in visit.counted:
+            if counted is limits:
+                return
         try:
             limits.enter(visit.context.tenant, caller, self._clock())
             visit.counted.append((limits, caller))
         except RefusedError as e:
-            if self._config.enforced.limits is _ON:
+            if self._limits is _ON:
                 raise
             self._told.observed("limits", e.refusal)
 
@@ -213,11 +215,11 @@ class Wall:
             evicted.ready.set_exception(RefusedError(problems.TENANT_BUSY, Refusal.TENANT_BUSY, wait))
 
     def _station(self, level: Level, tenant: int, now: float) -> Station:
-        key = (level, CELL if level is Level.INTERNAL else self._shard_of(tenant))
-        station = self._stations.get(key)
+        shards = self._stations[level]
+        shard = CELL if level is Level.INTERNAL else self._shard_of(tenant)
+        station = shards.get(shard)
         if station is None:
-            size = self._config.sizes[level]
-            station = self._stations[key] = Station(size, self._seed, now, observe=self._observes)
+            station = shards[shard] = Station(self._config.sizes[level], self._seed, now, observe=self._observes)
         return station
 
     async def seated(self, visit: Visit) -> None:
@@ -239,7 +241,9 @@ class Wall:
         if visit.left:
             return
         visit.left = True
-        self._uncount(visit)
+        visit.context.identified = unlimited  # which referred back to the visit: nothing is left to the collector
+        if visit.counted:
+            self._uncount(visit)
         station, ticket = visit.station, visit.ticket
         now = self._clock()
         if now > visit.plan.overdue_at:
@@ -280,7 +284,7 @@ class Wall:
 
     def seats(self, level: Level) -> tuple[int, int, int]:
         """Of all shards: how many seats there are, how many are taken, and how many requests wait."""
-        stations = [station for (of, _), station in self._stations.items() if of is level]
+        stations = self._stations[level].values()
         return (
             sum(station.seats.limit for station in stations),
             sum(station.running for station in stations),

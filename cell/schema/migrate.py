@@ -41,6 +41,8 @@ _ROLE_SETTINGS: Final[Mapping[str, Mapping[str, str]]] = {
         "transaction_timeout": "60s",
         "idle_in_transaction_session_timeout": "15s",
         "lock_timeout": "10s",
+        # A seat stands for one processor of the database, so a heavy query of one tenant may not take several.
+        "max_parallel_workers_per_gather": "0",
     },
     TRANSFER: {
         "client_connection_check_interval": "1s",

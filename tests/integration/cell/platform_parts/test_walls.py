@@ -46,6 +46,7 @@ LOCK = prepare(sa.select(sa.func.pg_advisory_xact_lock_shared(sa.bindparam("key"
 PATIENCE = prepare(sa.select(sa.func.set_config("lock_timeout", "0", True)))
 SLEEP = prepare(sa.select(sa.func.pg_sleep(60)))
 TIMEOUT = prepare(sa.select(sa.func.current_setting("statement_timeout")))
+WORKERS = prepare(sa.select(sa.func.current_setting("max_parallel_workers_per_gather")))
 KEYS = itertools.count(secrets.randbelow(10**9) << 20)
 CONFIG = Config.fit(8, interactive=3, batch=1, tenant_room=20, room=60)
 OBSERVING = Enforced(Enforcement.OBSERVE, Enforcement.OBSERVE, Enforcement.OBSERVE)
@@ -367,3 +368,9 @@ async def test_a_key_would_send_faster_than_its_rate(cell: Cell) -> None:
         assert [answer.status_code for answer in answers] == [200] * 5 + [429] * 2
         assert answers[-1].headers["retry-after"] == "60"
         assert (await world.send("/v1/held?key=1", tenant, "cwk_two")).status_code == 200
+
+
+async def test_one_seat_would_take_several_processors_of_the_database(cell: Cell) -> None:
+    tenant = await cell.tenant()
+    async with cell.shards.enter(context(tenant)) as session:
+        assert await session.fetchval(WORKERS) == "0"
