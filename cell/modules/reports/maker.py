@@ -1,4 +1,6 @@
-"""Makes reports: the job of the bulkhead. A crash at any point leaves a row that somebody takes over, and no file.
+"""Makes reports: the job of the bulkhead. A crash at any point leaves a row that somebody takes over.
+
+Between the end of its file and the end of its row it also leaves a file that no row names, for the tidying.
 
 The parts are read on the bulkhead's connections; signs of life and the end are written on the worker's own.
 """
@@ -6,8 +8,8 @@ The parts are read on the bulkhead's connections; signs of life and the end are 
 import asyncio
 import csv
 import io
-from collections.abc import Awaitable, Callable, Iterable, Sequence
-from contextlib import AbstractAsyncContextManager
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Sequence
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from dataclasses import dataclass
 from functools import partial
 from typing import Final, TypeVar
@@ -74,11 +76,11 @@ class Maker:
 
     async def attend(self, tenant: int) -> None:
         """Make one report, or find that there is none, and settle the tenant's row of the work table."""
-        async with self._shards.enter(self._context(tenant, "reports")) as session:
+        async with self._session(tenant, "reports") as session:
             report = await service.begin(session, self._home)
         if report is not None:
             await self._attempt(_Run(tenant, report))
-        async with self._shards.enter(self._context(tenant, "reports")) as session:
+        async with self._session(tenant, "reports") as session:
             await service.rest(session, self._home)
 
     async def _attempt(self, run: _Run) -> None:
@@ -176,7 +178,16 @@ class Maker:
             _log.info("report_left_to_its_lease", **{Field.TENANT: f"t{run.tenant}", Field.REASON: str(e)})
 
     def _enter(self, run: _Run) -> AbstractAsyncContextManager[TenantSession]:
-        return self._shards.enter(self._context(run.tenant, f"report-{run.report.report_id}"))
+        return self._session(run.tenant, f"report-{run.report.report_id}")
+
+    @asynccontextmanager
+    async def _session(self, tenant: int, job: str) -> AsyncIterator[TenantSession]:
+        """A short transaction on the worker's own connections."""
+        try:
+            async with asyncio.timeout(PART_TIMEOUT_S), self._shards.enter(self._context(tenant, job)) as session:
+                yield session
+        except TimeoutError as e:
+            raise errors.ShardUnavailableError("the shard did not answer in time") from e
 
     def _context(self, tenant: int, job: str) -> TenantContext:
         return TenantContext.for_worker(tenant, self._clock() + PART_TIMEOUT_S, job)
