@@ -7,13 +7,17 @@ from collections.abc import AsyncIterator, Sequence
 from typing import Any
 
 import asyncpg
+import httpx
+import msgspec
 import pytest
 import pytest_asyncio
 import sqlalchemy as sa
 from prometheus_client import CollectorRegistry
 from redis.asyncio import Redis
 
+from cell import app
 from cell.events.stream import connect
+from cell.health import Health
 from cell.metering import Meter
 from cell.shards import pools
 from cell.shards.sql import prepare
@@ -24,6 +28,7 @@ from tests.integration.cell.cell_world import CELL, Merchant, World
 
 SLEEP = prepare(sa.text("SELECT pg_sleep(:seconds)").bindparams(sa.bindparam("seconds", type_=sa.Float)))
 PATIENCE_S = 60.0
+TOKEN = "u" * 43
 
 
 class Measured:
@@ -220,6 +225,28 @@ async def test_one_process_collects_and_another_takes_over_without_a_gap(
         assert await measured.collector.once(collect=True) is None, "which publishes what it measured"
         await second.until_counted(counters, 500)
         assert second.tenants[merchant.tenant_id].database_ms == pytest.approx(500, rel=0.1)
+
+
+async def test_usage_is_told_to_the_bearer_of_the_token_and_never_made_up(
+    world: World, merchant: Merchant, measured: Measured
+) -> None:
+    clock = asyncio.get_running_loop().time
+    inner = app.internal(
+        world.transfer, Health(world.databases, ("", ""), clock), CollectorRegistry(), TOKEN, measured.exchange
+    )
+    transport = httpx.ASGITransport(inner)  # type: ignore[arg-type]
+    async with httpx.AsyncClient(transport=transport, base_url="http://cell.test") as http:
+        bearer = {"authorization": f"Bearer {TOKEN}"}
+        assert (await http.get("/usage")).status_code == 401
+        unknown = await http.get("/usage", headers=bearer)
+        assert (unknown.status_code, unknown.headers["retry-after"]) == (503, "5")
+        assert unknown.json()["type"].endswith("usage-unavailable")
+        await merchant.owner.get("/v1/orders")
+        window = await measured.collect()
+        told = await http.get("/usage", headers=bearer)
+        assert msgspec.json.decode(told.content, type=Window) == window
+        top = msgspec.json.decode((await http.get("/usage?top=0", headers=bearer)).content, type=Window)
+        assert (top.tenants, top.rest.requests) == ((), 1)
 
 
 async def test_everybody_can_read_the_newest_window(world: World, merchant: Merchant, measured: Measured) -> None:
