@@ -10,6 +10,7 @@ import asyncio
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from datetime import UTC, datetime
 
 import msgspec
 
@@ -73,6 +74,7 @@ class Driver:
         self._run = run
         self._record = record
         self._clock = clock
+        self._today = datetime.now(UTC).date()
         self._start = 0.0
 
     def seconds_in(self) -> float:
@@ -107,7 +109,7 @@ class Driver:
         account = self._accounts[intent.tenant]
         shelf = self._shelves[account.tenant]
         newest, until = shelf.must_show()
-        request = call(account, intent, shelf.orders, self._run, newest)
+        request = call(account, intent, shelf.orders, self._run, newest, self._today)
         self._record.lag.add(self.seconds_in() - intent.at)
         self._record.sent += 1
         before = shelf.acknowledged

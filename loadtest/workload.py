@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from datetime import date, timedelta
 
 import msgspec
 
@@ -11,7 +12,8 @@ PAGE = 20  # orders on the first page of a list
 BIG_ORDER_LINES = 100  # the product takes no more
 BIG_BODY_BYTES = 900_000  # the product takes one MiB
 SUMMARY_DAYS = 365
-REPORT = {"kind": "sales-by-product", "from": "2000-01-01", "to": "2100-01-01"}
+REPORT_DAYS = 365  # the product takes no longer period
+LONG_AGO = date(2000, 12, 31)
 
 
 @dataclass(frozen=True)
@@ -47,11 +49,18 @@ def order_call(account: Account, key: str, draw: float) -> Call:
     return _create(account, Kind.CREATE, key, lines)
 
 
-def call(account: Account, intent: Intent, orders: Sequence[str], run: str, newest: str | None = None) -> Call:
+def call(
+    account: Account,
+    intent: Intent,
+    orders: Sequence[str],
+    run: str,
+    newest: str | None = None,
+    today: date = LONG_AGO,
+) -> Call:
     """The request that ``intent`` stands for. ``orders`` are acknowledged orders of the tenant, at least one.
 
     An order that is read was acknowledged before, so a 404 for it is a failure and not bad luck. ``newest`` is an
-    acknowledged order that the first page of the list has to show.
+    acknowledged order that the first page of the list has to show, ``today`` the last day of a report.
     """
     kind, shows = intent.kind, None
     match kind:
@@ -71,9 +80,12 @@ def call(account: Account, intent: Intent, orders: Sequence[str], run: str, newe
         case Kind.SUMMARY:
             target = f"/v1/reports/summary?days={SUMMARY_DAYS}"
         case Kind.REPORT:
-            return Call(kind, request(account, "POST", "/v1/reports", msgspec.json.encode(REPORT)))
+            since = today - timedelta(days=REPORT_DAYS)
+            asked = {"kind": "sales-by-product", "from": since.isoformat(), "to": today.isoformat()}
+            return Call(kind, request(account, "POST", "/v1/reports", msgspec.json.encode(asked)))
         case Kind.UNKNOWN_HOST:
-            nobody = replace(account, host=f"nobody-{intent.number}.{account.host.partition('.')[2]}")
+            host = f"nobody-{intent.number}.{account.host.partition('.')[2]}"
+            nobody = replace(account, host=host, api_key="")  # a key would name its tenant
             return Call(kind, request(nobody, "GET", "/v1/orders"))
         case Kind.BAD_KEY:
             return Call(kind, request(replace(account, api_key=f"{account.api_key[:-8]}wrongkey"), "GET", "/v1/orders"))
@@ -97,8 +109,9 @@ def _create(account: Account, kind: Kind, key: str, lines: Sequence[Mapping[str,
 
 
 def request(account: Account, method: str, target: str, body: bytes | None = None, *fields: tuple[str, str]) -> bytes:
-    """The bytes of a request to the tenant's host."""
-    head = [f"{method} {target} HTTP/1.1", f"Host: {account.host}", f"Authorization: Bearer {account.api_key}"]
+    """The bytes of a request to the tenant's host, with its key where it has one."""
+    head = [f"{method} {target} HTTP/1.1", f"Host: {account.host}"]
+    head += [f"Authorization: Bearer {account.api_key}"] if account.api_key else []
     head += [f"{name}: {value}" for name, value in fields]
     if body is not None:
         head += ["Content-Type: application/json", f"Content-Length: {len(body)}"]

@@ -1,10 +1,11 @@
 import itertools
 from dataclasses import replace
+from datetime import date
 
 import pytest
 
-from loadtest.schedule import Intent, Kind, Stream, Traffic, arrivals, schedule, weights
-from loadtest.workload import Account, call, order_call
+from loadtest.schedule import WRITES, Intent, Kind, Stream, Traffic, arrivals, schedule, weights
+from loadtest.workload import BIG_BODY_BYTES, BIG_ORDER_LINES, Account, call, order_call
 
 ACCOUNT = Account("t1042", "acme", "acme.cellwall.localhost", "cwk_t1042_secret", ("p1", "p2"))
 
@@ -100,3 +101,18 @@ def test_a_tenants_arrivals_change_when_tenants_are_shared_out_among_processes_i
     assert all(1.0 <= i.at < 11.0 for i in together)
     assert len(together) == pytest.approx(600, rel=0.2)
     assert arrivals(streams(20, 20, 20), seed=4) != together
+
+
+@pytest.mark.parametrize("kind", [kind for kind in Kind if kind not in (Kind.SLOW, Kind.HELD)])
+def test_a_kind_of_request_cannot_be_sent_or_is_not_what_it_says(kind: Kind) -> None:
+    request = call(ACCOUNT, Intent(3, 0.0, 0, kind, 0.5), ["o1"], "run", "o1", date(2026, 3, 1))
+    head, _, body = request.payload.partition(b"\r\n\r\n")
+    assert (request.key is not None) == (kind in WRITES) == (b"Idempotency-Key" in head)
+    assert (b"Authorization" in head) == (kind is not Kind.UNKNOWN_HOST)
+    assert head.endswith(b"Content-Length: %d" % len(body)) == bool(body)
+    if kind is Kind.BIG_BODY:
+        assert len(body) == BIG_BODY_BYTES
+    if kind is Kind.BIG_ORDER:
+        assert body.count(b"product_id") == BIG_ORDER_LINES
+    if kind is Kind.REPORT:
+        assert body == b'{"kind":"sales-by-product","from":"2025-03-01","to":"2026-03-01"}'
