@@ -20,6 +20,7 @@ from loadtest.lab.drivers import Crew, crew
 from loadtest.lab.job import Job, Progress, Tally
 from loadtest.lab.local import LocalSystem
 from loadtest.lab.plan import Drive, Tenant, cells_of, jobs, phases
+from loadtest.lab.quiet import quiet
 from loadtest.lab.result import Case, Counts, Event, Meta, Phase, PhaseKind, Result, Role
 from loadtest.lab.scenario import Scenario, ScenarioKind
 from loadtest.lab.system import Need, System, pick
@@ -126,7 +127,11 @@ class Lab:
                 await self.system.set_walls(case.walls)
                 cast = await self.system.cast(need_of(scenario, self.system.cells))  # where they live by now
                 one = ramp if scenario.kind is ScenarioKind.RAMP else single
+                restless = await quiet(self.system.targets[0], cast)
                 result = await one(self, scenario, case, repeat, cast)
+                if restless:
+                    self._asked.say(restless)
+                    result.events.insert(0, Event(at=0.0, name="not-quiet", target="", words=restless))
                 result.write(self._asked.out / scenario.name / case.slug / str(repeat))
                 found.append(result)
                 self._took.seconds = time.monotonic() - began

@@ -16,6 +16,7 @@ from loadtest.lab.drivers import crew
 from loadtest.lab.hogs import hog
 from loadtest.lab.job import Address, Hold
 from loadtest.lab.plan import Drive, Tenant, jobs, phases
+from loadtest.lab.quiet import quiet
 from loadtest.lab.reading import parse
 from loadtest.lab.remote import Remote, RemoteSystem
 from loadtest.lab.result import Books, Case, Meta, Role, Validity
@@ -270,3 +271,12 @@ async def test_a_base_url_that_is_down_or_none_at_all_is_not_said_first() -> Non
     with pytest.raises(LabError, match="nothing answers at"):
         await system.connect("business")
     await system.aclose()
+
+
+async def test_what_the_run_before_left_is_measured_with_the_baseline() -> None:
+    async with opened(Shop()) as shop, asyncio.timeout(PATIENCE_S):
+        target = Address("shop", "127.0.0.1", shop.port)
+        assert await quiet(target, [tenant(0)]) == ""
+        shop.refuse = b"503 Service Unavailable"
+        assert await quiet(target, [tenant(0)], within_s=0.3) == "cell-1 did not come to rest within 0.3 s"
+        assert await quiet(Address("nobody", "127.0.0.1", 1), [tenant(0)], within_s=0.3) != ""
