@@ -30,6 +30,8 @@ class Metric(StrEnum):
     ROUTER_HOLDS = "cellwall_router_holds"
     ROUTER_REVISION = "cellwall_router_applied_revision"
     ROUTER_UPSTREAMS = "cellwall_router_upstream_connections"
+    ROUTER_CLIENTS = "cellwall_router_client_connections"
+    ROUTER_WALLS = "cellwall_router_walls_total"
     CELL_REQUESTS = "cellwall_cell_requests_total"
     CELL_DURATION = "cellwall_cell_request_seconds"
     CELL_REFUSED = "cellwall_cell_refused_total"

@@ -70,6 +70,10 @@ TENANT_SUSPENDED = Problem("tenant-suspended", 403, "The tenant is suspended", "
 HEAD_TOO_LARGE = Problem("head-too-large", 431, "The request head is too large", "Send fewer or shorter fields.")
 BODY_TOO_LARGE = Problem("body-too-large", 413, "The request body is too large", "Send a smaller body.")
 CLIENT_TOO_SLOW = Problem("client-too-slow", 408, "The request did not arrive in time", "Send it again, faster.")
+CONNECTIONS_LIMITED = Problem(
+    "connections-limited", 429, "Too many open connections", "Close connections, or send more requests over each."
+)
+ROUTER_FULL = Problem("router-full", 503, "This router has no room for connections", "Try again after Retry-After.")
 RATE_LIMITED = Problem("rate-limited", 429, "Too many requests", "Wait for Retry-After, or choose a larger plan.")
 CELL_UNAVAILABLE = Problem(
     "cell-unavailable", 503, "The tenant's cell cannot be reached", "Try again after Retry-After."
