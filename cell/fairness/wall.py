@@ -68,7 +68,7 @@ class Config:
     ) -> "Config":
         """What suits so many connections to each shard: no request with a seat waits for a connection, as far as there
         are three or more, and one is left for probes."""
-        heavy = batch or max(1, connections // 5)
+        heavy = batch or max(1, connections // 10)
         most = interactive or max(1, connections - heavy - 1)
         length = max(1, ceil(tenant_room / 2))
         sizes = {

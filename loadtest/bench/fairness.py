@@ -42,7 +42,8 @@ ON: Final = "on"
 REFUSING: Final = "refusing"
 
 
-async def _answer(_scope: Any, receive: Any, send: Any) -> None:
+async def _answer(scope: Any, receive: Any, send: Any) -> None:
+    assert scope["method"] == "GET"
     await receive()
     await send({"type": "http.response.start", "status": 200, "headers": [(b"content-length", b"2")]})
     await send({"type": "http.response.body", "body": b"{}"})
@@ -74,11 +75,11 @@ def _fill(wall: Wall) -> None:
 def _scopes() -> Sequence[dict[str, Any]]:
     sign, scopes = envelope.signer(KEY), []
     for number in range(TENANTS):
-        values = [f"t{1_000_000 + number}".encode(), b"1", b"20000", f"request-{number}".encode(), b"free"]
-        signature = sign(envelope.message(*values, b"GET", PATH.encode()))
+        tenant, request = b"t%d" % (1_000_000 + number), b"request-%d" % number
+        signature = sign(envelope.message(tenant, b"1", b"20000", request, b"free", b"GET", PATH.encode()))
         fields = [(b"host", b"cell"), (b"accept", b"application/json"), (b"user-agent", b"bench")]
         fields += [(b"authorization", b"Bearer cwk_t1_%040d" % number)]
-        fields += list(zip(envelope.FIELDS, [*values, signature], strict=True))
+        fields += list(zip(envelope.FIELDS, (tenant, b"1", b"20000", request, b"free", signature), strict=True))
         scopes.append(
             {
                 "type": "http",

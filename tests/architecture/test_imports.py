@@ -11,6 +11,13 @@ IO = {"asyncio", "socket", "subprocess", "httpx", "asyncpg", "sqlalchemy", "redi
 PURE = [
     "cell/apportion.py",
     "cell/events/retry.py",
+    "cell/fairness/estimates.py",
+    "cell/fairness/levels.py",
+    "cell/fairness/limits.py",
+    "cell/fairness/queues.py",
+    "cell/fairness/seats.py",
+    "cell/fairness/station.py",
+    "cell/fairness/timeouts.py",
     "cell/transfer/rules.py",
     "control_plane/move.py",
     "control_plane/noisy.py",
