@@ -31,6 +31,7 @@ from loadtest.lab.job import Address, Tally
 from loadtest.lab.plan import Drive, Tenant, jobs
 from loadtest.lab.result import Case, Role
 from loadtest.lab.scenario import DriverLimits, Scenario, ScenarioKind
+from loadtest.operator import LabError
 from loadtest.workload import Account
 
 RESULTS: Final = Path("build") / "bench" / "driver.json"
@@ -85,6 +86,7 @@ def target() -> Iterator[Address]:
     with socket.create_server(("127.0.0.1", 0)) as listener:
         process = spawn.Process(target=serve, args=(listener, there), daemon=True)
         process.start()
+        there.close()  # so that a target which dies at once is an end of file here
         try:
             here.recv()
             yield Address("target", "127.0.0.1", listener.getsockname()[1])
@@ -151,7 +153,11 @@ def main(processes: int, low: float, high: float, seconds: float) -> None:
     """Find the load that the driver can honestly offer on this machine."""
     if high <= low:
         raise click.UsageError("--high has to be above --low")
-    steps = asyncio.run(search(processes, low, high, seconds))
+    try:
+        steps = asyncio.run(search(processes, low, high, seconds))
+    except (EOFError, LabError) as e:
+        click.echo(f"the benchmark could not be run: {e or 'its target did not start'}", err=True)
+        sys.exit(1)
     kept = [step for step in steps if step.kept]
     if not kept:
         click.echo(f"not even {low:.0f}/s: this machine is too busy to measure anything", err=True)
