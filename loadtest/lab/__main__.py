@@ -58,9 +58,11 @@ def list_scenarios() -> None:
 def check(scenarios: tuple[str, ...]) -> None:
     """Read scenario files and say what they would run."""
     for scenario in _read(scenarios):
-        seconds = sum((scenario.phases.warmup, scenario.phases.alone, scenario.phases.load, scenario.phases.after))
-        cases = scenario.cases()
-        click.echo(f"{scenario.name}: {len(cases)} cases of {seconds:.0f} s, {scenario.repeat} times")
+        phases, cases = scenario.phases, scenario.cases()
+        seconds = f"{phases.warmup + phases.alone + phases.load + phases.after:.0f} s"
+        if scenario.ramp is not None:
+            seconds = f"steps of {phases.warmup + scenario.ramp.step:.0f} s"
+        click.echo(f"{scenario.name}: cases of {seconds}, {scenario.repeat} times each: {len(cases)}")
         for case in cases:
             click.echo(f"  {case.slug}")
 
