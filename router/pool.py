@@ -10,7 +10,7 @@ from collections.abc import Callable
 
 from contracts.problems import CELL_BUSY, CELL_UNAVAILABLE, Problem
 from contracts.routes import split_address
-from router.breaker import Breaker, RetryBudget
+from router.breaker import Breaker, RetryBudget, Silence
 from router.settings import Budgets
 from router.table import Caps
 from router.timers import Timer, Wheel
@@ -45,6 +45,7 @@ class Pool:
         self.caps = caps
         self._walls = walls
         self.breaker = Breaker(clock, rng)
+        self.silence = Silence(clock, rng)
         self.retries = RetryBudget()
         self.in_flight = 0
         self._host, self._port = split_address(address)
@@ -73,7 +74,9 @@ class Pool:
         return len(self._waiting)
 
     def enter(self) -> None:
-        """Count a request in; `NoRoomError` at the cap. Each entry needs one `leave`."""
+        """Count a request in, or `NoRoomError`: at the cap, or the cell is set aside. Each entry needs one `leave`."""
+        if not self.silence.allows() and self._walls.refuses(Wall.BULKHEADS):
+            raise NoRoomError(CELL_UNAVAILABLE, self.silence.retry_after_s)
         if self.in_flight >= self.caps.in_flight and self._walls.refuses(Wall.BULKHEADS):
             raise NoRoomError(CELL_BUSY, 1.0)
         self.in_flight += 1

@@ -171,6 +171,8 @@ class Exchange:
 
     def answer(self, head: AnswerHead, payload: bytes, complete: bool) -> None:
         """Back: a refusal that promises that nothing ran is replayed or held, everything else goes to the client."""
+        if self._pool is not None and self._pool.silence.requests:
+            self._pool.silence.answered()
         if head.refused is not None and self._nothing_ran(head):
             if not complete:
                 self._drop_upstream()
@@ -396,7 +398,16 @@ class Exchange:
         elif not self._complete:
             self._refuse(Refused(problems.CLIENT_TOO_SLOW), close=True)
         else:
+            self._note_silence()
             self._refuse(Refused(problems.DEADLINE))
+
+    def _note_silence(self) -> None:
+        """The cell had all of the request and said nothing in all the time."""
+        pool, route = self._pool, self._route
+        if self._upstream is None or pool is None or route is None:
+            return
+        if pool.silence.silent(route.tenant):
+            _log.warning("cell_set_aside", **{Field.CELL: pool.name, Field.REASON: "it answers nobody"})
 
     def too_slow(self, detail: str) -> None:
         """The client sends its request, or takes its answer, too slowly."""

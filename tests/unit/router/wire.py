@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from contracts.envelope import signer
 from router.admission import Admission
 from router.board import Board
-from router.breaker import RetryBudget
+from router.breaker import RetryBudget, Silence
 from router.client import Client
 from router.framing import CHUNKED, ChunkedReader
 from router.hold import Holds
@@ -88,6 +88,7 @@ class MemoryPool:
         self.connect = True
         self.full = False
         self.retries = RetryBudget()
+        self.silence = Silence(lambda: 0.0, random.Random(1))
         self.in_flight = 0
         self.made: list[Upstream] = []
         self.idle: list[Upstream] = []
