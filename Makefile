@@ -13,7 +13,7 @@ unexport PYTHONDONTWRITEBYTECODE
 export PYTHONPYCACHEPREFIX ?= $(CURDIR)/build/bytecode
 endif
 
-.PHONY: help setup demo up down status pulumi test test-unit check format bench-router bench-provision tools clean
+.PHONY: help setup demo up down status pulumi test test-unit check format bench-router bench-provision bench-fairness bench-driver tools clean
 
 help: ## list the targets
 	@awk 'BEGIN {FS = ":.*## "} /^[a-z-]+:.*## / {printf "  \033[1m%-14s\033[0m %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -81,6 +81,12 @@ bench-router: setup tools ## CPU per request of the router beside nginx and Envo
 
 bench-provision: pulumi ## how long cells take to come, their memory and resources: this machine, AWS against a double
 	@$(PY) -m loadtest.bench.provision $(ARGS)
+
+bench-driver: setup ## the load that the lab's driver can honestly offer on this machine
+	@$(PY) -m loadtest.bench.driver $(ARGS)
+
+bench-fairness: setup ## CPU per request of the wall between tenants, on, observing and off
+	@$(PY) -m loadtest.bench.fairness $(ARGS)
 
 clean: down ## stop the fleet and remove what was built
 	@rm -rf build .venv

@@ -21,6 +21,7 @@ from litestar.handlers import BaseRouteHandler
 from litestar.routes import HTTPRoute
 
 from cell import answers
+from cell.fairness.station import RefusedError
 from cell.shards.context import TenantContext
 from cell.shards.session import Shards, TenantSession
 from contracts import problems
@@ -136,7 +137,7 @@ class Caller:
 
     @asynccontextmanager
     async def enter(self, *, read_only: bool = False) -> AsyncIterator[tuple[TenantSession, Principal]]:
-        """A transaction of the tenant and who works in it; 401 or 403 before the block runs."""
+        """A transaction of the tenant and who works in it; 401, 403 or 429 before the block runs."""
         if self._credential.tenant != self._context.tenant_id:
             raise unauthenticated()
         async with self._shards.enter(self._context, read_only=read_only) as session:
@@ -145,6 +146,11 @@ class Caller:
                 raise unauthenticated()
             if not who.role.covers(self._needs):
                 raise problems.ProblemError(problems.FORBIDDEN, f"This needs the role {self._needs}.")
+            try:
+                self._context.identified(who.user_id)
+            except RefusedError as e:
+                self._context.cost.rejected = e.refusal
+                raise problems.ProblemError(e.problem, headers={"Retry-After": str(e.retry_after_s)}) from e
             yield session, who
 
 

@@ -1,10 +1,11 @@
-"""The agent: tells the control plane that this cell exists, and how it fares.
+"""The agent: tells the control plane that this cell exists, how it fares, and what its tenants used.
 
 Serving does not depend on it. While the control plane is away it tries again with backoff and full jitter, for ever.
 """
 
 import asyncio
 import random
+from collections import deque
 from collections.abc import Awaitable, Callable
 from importlib.metadata import version
 from typing import Final
@@ -18,10 +19,12 @@ from cell.health import Health
 from cell.shards.session import Shards
 from contracts.fleet import Accepted, Heartbeat, Registration
 from contracts.names import Field
+from contracts.usage import PUSHED_TENANTS, Window
 
 TIMEOUT_S: Final = 5.0
 BACKOFF_FIRST_S: Final = 0.2
 BACKOFF_MAX_S: Final = 2.0  # well below the lease of a cell, so that a control plane that returns sees it at once
+WINDOWS_KEPT: Final = 60  # five minutes of usage that the control plane did not take
 _ACTIVE_TENANTS: Final = "SELECT count(*) FROM cellwall.tenants WHERE state = 'active'"
 
 _log = structlog.get_logger()
@@ -34,6 +37,59 @@ def package_version() -> str:
 
 class ReportFailedError(Exception):
     """The control plane did not take a report."""
+
+
+class UsageReports:
+    """Tells the windows of usage, oldest first, each until it was taken; the oldest go where too many wait."""
+
+    def __init__(
+        self,
+        http: httpx.AsyncClient,
+        *,
+        cell: str,
+        sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
+        jitter: Callable[[], float] = random.random,
+    ) -> None:
+        self._http = http
+        self._url = f"/v1/agent/cells/{cell}/usage"
+        self._sleep = sleep
+        self._jitter = jitter
+        self._waiting: deque[Window] = deque(maxlen=WINDOWS_KEPT)
+        self._some = asyncio.Event()
+
+    def offer(self, window: Window) -> None:
+        """Have it told; returns at once."""
+        self._waiting.append(window.top(PUSHED_TENANTS))
+        self._some.set()
+
+    async def run(self) -> None:
+        """Until cancelled."""
+        failures = 0
+        while True:
+            await self._some.wait()
+            self._some.clear()
+            while self._waiting:
+                window = self._waiting[0]
+                if await self._told(window):
+                    failures = 0
+                    if self._waiting and self._waiting[0] is window:  # it may have been pushed out meanwhile
+                        self._waiting.popleft()
+                    continue
+                failures += 1
+                await self._sleep(self._jitter() * min(BACKOFF_MAX_S, BACKOFF_FIRST_S * 2 ** min(failures, 10)))
+
+    async def _told(self, window: Window) -> bool:
+        """Whether the control plane has it. One that it refuses is dropped: it will not like it better later."""
+        headers = {"content-type": "application/json"}
+        try:
+            answer = await self._http.post(self._url, content=msgspec.json.encode(window), headers=headers)
+        except httpx.HTTPError as e:
+            _log.debug("usage_report_failed", **{Field.REASON: f"{type(e).__name__}: {e}"})
+            return False
+        if answer.status_code in (400, 413):
+            _log.warning("usage_report_refused", status=answer.status_code)
+            return True
+        return answer.is_success
 
 
 class Agent:

@@ -2,8 +2,11 @@
 
 import asyncio
 import contextlib
+import secrets
 import sys
-from collections.abc import AsyncIterator, Sequence
+import time
+from collections.abc import AsyncIterator, Coroutine, Sequence
+from functools import partial
 from typing import Any, Final
 
 import httpx
@@ -14,16 +17,24 @@ from litestar.types import Scope
 from prometheus_client import CollectorRegistry
 from prometheus_client.exposition import CONTENT_TYPE_LATEST, generate_latest
 
-from cell import answers, servers, settings
-from cell.agent import TIMEOUT_S, Agent, package_version
+from cell import answers, blobs, servers, settings
+from cell.agent import TIMEOUT_S, Agent, UsageReports, package_version
+from cell.blobs import Blobs
+from cell.events.stream import connect
+from cell.fairness.internal import InternalWall
+from cell.fairness.levels import Level, Operations, Rule
+from cell.fairness.wall import Config, Enforced, Wall
 from cell.gate import Gate
 from cell.health import Health
 from cell.ingress import CONTEXT, Ingress
+from cell.metering import Meter
 from cell.metrics import CellMetrics
 from cell.modules.accounts.api import router as accounts
 from cell.modules.accounts.public import create_owner
 from cell.modules.catalog.api import router as catalog
 from cell.modules.orders.api import router as orders
+from cell.modules.reports.api import router as reports
+from cell.modules.reports.public import QueueWall
 from cell.schema import migrate
 from cell.servers import Listener
 from cell.settings import ApiSettings
@@ -34,23 +45,52 @@ from cell.shards.pools import Databases
 from cell.shards.session import Shards
 from cell.transfer import api as transfer_api
 from cell.transfer.service import Transfer
-from contracts import keys
+from cell.usage import Collector, Exchange, Publisher
+from cell.usage_api import usage_page
+from cell.usage_metrics import UsageMetrics
+from contracts import keys, problems
 from contracts.fleet import Registration
+from contracts.usage import Window
 
+QUEUE_FULL: Final = problems.REPORTS_QUEUE_FULL.slug
+REPORTS_WALL: Final = QueueWall()  # it stands
 TRANSFER_CONNECTIONS: Final = 6  # per shard
 BODY_BYTES_MAX: Final = 4 << 20  # whatever a handler asks for
-PRODUCT: Final[Sequence[Router]] = (accounts, catalog, orders)
+PRODUCT: Final[Sequence[Router]] = (accounts, catalog, orders, reports)
+
+# What is heavy by its nature waits for seats of its own.
+LEVELS: Final[Sequence[Rule]] = (
+    Rule("POST", "/v1/reports", Level.BATCH),
+    Rule("GET", "/v1/reports/summary", Level.BATCH),
+)
 
 
-def product(shards: Shards, health: Health, routers: Sequence[Router] = PRODUCT) -> Litestar:
-    """The product. Handlers get ``tenant`` and ``shards``; it must be served behind an `Ingress`."""
+def product(
+    shards: Shards,
+    health: Health,
+    files: Blobs,
+    routers: Sequence[Router] = PRODUCT,
+    reports_wall: QueueWall = REPORTS_WALL,
+) -> Litestar:
+    """The product. Handlers get ``tenant``, ``shards`` and ``blobs``; it must be served behind an `Ingress`."""
 
     async def provide_shards() -> Shards:
         return shards
 
+    async def provide_blobs() -> Blobs:
+        return files
+
+    async def provide_reports_wall() -> QueueWall:
+        return reports_wall
+
     return Litestar(
         route_handlers=[*routers, *health.handlers()],
-        dependencies={"tenant": Provide(_tenant), "shards": Provide(provide_shards)},
+        dependencies={
+            "tenant": Provide(_tenant),
+            "shards": Provide(provide_shards),
+            "blobs": Provide(provide_blobs),
+            "reports_wall": Provide(provide_reports_wall),
+        },
         exception_handlers=answers.HANDLERS,
         openapi_config=None,
         logging_config=None,
@@ -63,10 +103,15 @@ async def _tenant(scope: Scope) -> TenantContext:
     return context
 
 
-def internal(transfer: Transfer, health: Health, registry: CollectorRegistry, token: str) -> Litestar:
-    """The transfer API and metrics for the bearer of ``token``; health for everybody."""
+def operations(application: Litestar, levels: Sequence[Rule] = LEVELS) -> Operations:
+    """What the wall calls the requests of the product."""
+    return Operations((route.path for route in application.routes), levels)
+
+
+def internal(transfer: Transfer, health: Health, registry: CollectorRegistry, token: str, usage: Exchange) -> Litestar:
+    """The transfer API, metrics and usage for the bearer of ``token``; health for everybody."""
     return Litestar(
-        route_handlers=[transfer_api.router(transfer), metrics_page(registry), *health.handlers()],
+        route_handlers=[transfer_api.router(transfer), metrics_page(registry), usage_page(usage), *health.handlers()],
         guards=[transfer_api.token_guard(token)],
         exception_handlers=answers.HANDLERS,
         openapi_config=None,
@@ -103,9 +148,10 @@ async def _serve(configured: ApiSettings, data: Any, inner: Any) -> int:
     application = f"cellwall-api-{configured.name}"
     directory, password = configured.directory_dsn.get_secret_value(), configured.app_password.get_secret_value()
     gate = Gate(clock)
+    meter = Meter(f"api-{secrets.token_hex(4)}")
     async with contextlib.AsyncExitStack() as stack:
         databases = await stack.enter_async_context(
-            pools.opened(directory, password, configured.pool_size, application)
+            pools.opened(directory, password, configured.pool_size, application, meter.spent)
         )
         transfers = await stack.enter_async_context(
             pools.transfer_pools(
@@ -126,29 +172,111 @@ async def _serve(configured: ApiSettings, data: Any, inner: Any) -> int:
             create_owner=create_owner,
             clock=clock,
         )
+        queue = QueueWall(configured.walls.reports, partial(metrics.observed, "reports", QUEUE_FULL))
+        served = product(databases.shards, health, blobs.opened(configured.blobs), reports_wall=queue)
+        wall = _wall(configured, served, databases, metrics)
         ingress = Ingress(
-            product(databases.shards, health),
+            served,
             cell=configured.name,
             envelope_key=keys.parse_root(configured.envelope_key.get_secret_value()),
             gate=gate,
             metrics=metrics,
-            clock=clock,
+            meter=meter,
+            wall=wall,
+            clock=time.monotonic,  # the loop's own, but not rounded to milliseconds
         )
+        redis = await stack.enter_async_context(connect(configured.redis_url.get_secret_value()))
+        exchange = Exchange(redis, configured.name)
         token = configured.transfer_token.get_secret_value()
+        inside = internal(transfer, health, metrics.registry, token, exchange)
         listeners = [
             Listener(ingress, data),
-            Listener(internal(transfer, health, metrics.registry, token), inner),
+            Listener(InternalWall(inside, wall, token, time.monotonic), inner),
         ]
-        await stack.enter_async_context(_agent(configured, databases, health, gate))
+        reports = await stack.enter_async_context(_agent(configured, databases, health, gate))
+        await stack.enter_async_context(_metering(configured, databases, meter, exchange, metrics, reports))
         await servers.serve(listeners, health.drain)
     return 0
 
 
+def _wall(configured: ApiSettings, application: Litestar, databases: Databases, metrics: CellMetrics) -> Wall:
+    walls = configured.walls
+    config = Config.fit(
+        configured.pool_size,
+        Enforced(walls.fairness, walls.limits, walls.timeouts),
+        interactive=configured.seats_interactive,
+        batch=configured.seats_batch,
+        tenant_room=configured.waiting_per_tenant,
+        room=configured.waiting,
+        per_s=configured.key_requests_per_s,
+        burst=configured.key_burst,
+        interactive_s=configured.interactive_s,
+    )
+    wall = Wall(
+        config,
+        operations(application),
+        databases.shard_map.shard_of,
+        metrics,
+        clock=time.monotonic,
+        seed=secrets.randbits(64),
+    )
+    metrics.show_seats(wall.seats)
+    return wall
+
+
 @contextlib.asynccontextmanager
-async def _agent(configured: ApiSettings, databases: Databases, health: Health, gate: Gate) -> AsyncIterator[None]:
-    """The agent beside the servers, where the settings name a control plane."""
-    if configured.control_plane_url is None or configured.agent_token is None:
+async def _metering(
+    configured: ApiSettings,
+    databases: Databases,
+    meter: Meter,
+    exchange: Exchange,
+    metrics: CellMetrics,
+    reports: UsageReports | None,
+) -> AsyncIterator[None]:
+    """The collector beside the servers, on connections of its own: a busy cell is measured too."""
+
+    def tell(window: Window) -> None:
+        if reports is not None:
+            reports.offer(window)
+
+    password, application = configured.transfer_password.get_secret_value(), f"cellwall-meter-{configured.name}"
+    async with pools.transfer_pools(databases.shard_map.shards, password, 1, application) as connections:
+        collector = Collector(
+            cell=configured.name,
+            publisher=Publisher(meter, exchange),
+            meter=meter,
+            exchange=exchange,
+            databases=connections,
+            metrics=UsageMetrics(configured.name, metrics.registry),
+            sink=tell,
+            clock=asyncio.get_running_loop().time,
+            wall_clock=time.time,
+        )
+        async with _running(collector.run()):
+            yield
+
+
+@contextlib.asynccontextmanager
+async def _running(*work: Coroutine[Any, Any, None]) -> AsyncIterator[None]:
+    """Work beside the servers, cancelled at the end and then awaited."""
+    tasks = [asyncio.get_running_loop().create_task(each) for each in work]
+    try:
         yield
+    finally:
+        for task in tasks:
+            task.cancel()
+        for result in await asyncio.gather(*tasks, return_exceptions=True):
+            if isinstance(result, Exception):
+                raise result
+
+
+@contextlib.asynccontextmanager
+async def _agent(
+    configured: ApiSettings, databases: Databases, health: Health, gate: Gate
+) -> AsyncIterator[UsageReports | None]:
+    """The agent beside the servers, where the settings name a control plane; what usage is told to, or None."""
+    if configured.control_plane_url is None or configured.agent_token is None:
+        yield None
         return
     registration = Registration(
         address=configured.advertise or configured.listen,
@@ -166,10 +294,6 @@ async def _agent(configured: ApiSettings, databases: Databases, health: Health, 
         agent = Agent(
             http, cell=configured.name, registration=registration, shards=databases.shards, health=health, gate=gate
         )
-        running = asyncio.get_running_loop().create_task(agent.run())
-        try:
-            yield
-        finally:
-            running.cancel()
-            with contextlib.suppress(asyncio.CancelledError):
-                await running
+        reports = UsageReports(http, cell=configured.name)
+        async with _running(agent.run(), reports.run()):
+            yield reports

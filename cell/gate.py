@@ -35,6 +35,10 @@ class Gate:
         self._in_flight[tenant] = self._in_flight.get(tenant, 0) + 1
         return True
 
+    def is_closed(self, tenant: int) -> bool:
+        """Whether the tenant is not admitted now: for who was admitted and has waited since."""
+        return tenant in self._closed
+
     def leave(self, tenant: int) -> None:
         """Count a request out."""
         left = self._in_flight[tenant] - 1

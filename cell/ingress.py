@@ -1,7 +1,7 @@
 """The ingress: the outermost ASGI layer of the data listener. What passes it is ours, in time, and counted.
 
-Envelope, tenant, deadline, soft freeze, application. It owns all ``Cell-*`` fields of an answer: 421 and 503
-``tenant-frozen`` promise that nothing ran, and it makes that promise only while nothing of the request may have
+Envelope, tenant, deadline, soft freeze, body, a seat, application. It owns all ``Cell-*`` fields of an answer: 421 and
+503 ``tenant-frozen`` promise that nothing ran, and it makes that promise only while nothing of the request may have
 committed (moves.md rule 4).
 """
 
@@ -12,7 +12,11 @@ from typing import Any, Final, Protocol
 
 import structlog
 
+from cell.fairness.cost import Cost
+from cell.fairness.station import RefusedError
+from cell.fairness.wall import Plan, Wall
 from cell.gate import Gate
+from cell.metering import Meter
 from cell.metrics import CellMetrics
 from cell.shards import errors
 from cell.shards.context import TenantContext
@@ -22,6 +26,7 @@ from contracts.problems import Problem
 
 CONTEXT: Final = "cellwall.context"  # where the application finds its TenantContext in the ASGI scope
 OPEN_PATHS: Final = frozenset({"/health/live", "/health/ready", "/health/startup"})
+_TRY_LATER: Final = frozenset({429, 503})
 BODY_PIECES: Final = 8  # of a request body that wait for the application, each at most what the server reads at once
 
 Scope = Any
@@ -46,6 +51,7 @@ class Outcome:
     refusal: Refusal | None = None
     hint: str = ""
     detail: str = ""
+    retry_after_s: int = 1
 
 
 class Ingress:
@@ -59,6 +65,8 @@ class Ingress:
         envelope_key: bytes,
         gate: Gate,
         metrics: CellMetrics,
+        meter: Meter,
+        wall: Wall,
         clock: Callable[[], float],
     ) -> None:
         self._application = application
@@ -66,6 +74,8 @@ class Ingress:
         self._sign = envelope.signer(envelope_key)
         self._gate = gate
         self._metrics = metrics
+        self._meter = meter
+        self._wall = wall
         self._clock = clock
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -77,13 +87,19 @@ class Ingress:
             return
         answer = _Answer(send, self._cell)
         began = self._clock()
-        refused = await self._serve(scope, receive, answer, began)
-        if refused is not None and not answer.started:
-            await answer.refuse(refused)
-            if refused.refusal is not None:
-                self._metrics.refused(refused.refusal)
-        if answer.started:
-            self._metrics.answered(answer.status, self._clock() - began)
+        try:
+            refused = await self._serve(scope, receive, answer, began)
+            if refused is not None and not answer.started:
+                await answer.refuse(refused)
+                if refused.refusal is not None:
+                    self._metrics.refused(refused.refusal)
+            elif answer.cost.rejected:  # by the application, for the wall: a user over its limit
+                self._metrics.refused(answer.cost.rejected)
+            if answer.started:
+                self._metrics.answered(answer.status, self._clock() - began)
+        finally:
+            if answer.tenant:
+                self._meter.finished(answer.tenant, answer.cost, self._clock() - began)
 
     async def _serve(self, scope: Scope, receive: Receive, answer: "_Answer", now: float) -> Outcome | None:
         try:
@@ -94,14 +110,17 @@ class Ingress:
         except ids.InvalidIdError as e:
             return Outcome(problems.MISDIRECTED, Refusal.MISDIRECTED, detail=str(e))
         answer.epoch = wrapped.epoch
-        deadline = now + wrapped.timeout_ms / 1000
+        plan = self._wall.plan(scope["method"], scope["path"], wrapped.timeout_ms / 1000, now)
+        deadline, statement_by = plan.budget.application_by, plan.budget.statement_by
         context = TenantContext(tenant, wrapped.tenant, wrapped.epoch, deadline, wrapped.request_id, wrapped.plan)
+        context.statement_by = statement_by
+        answer.tenant, answer.cost = tenant, context.cost
         if wrapped.epoch == 0:  # 0 means "any epoch" to the fence, which is for workers only
             return Outcome(problems.MISDIRECTED, Refusal.MISDIRECTED)
         if not self._gate.admit(tenant):
             return Outcome(problems.TENANT_FROZEN, Refusal.FROZEN)
         try:
-            return await self._run(scope, receive, answer, context)
+            return await self._run(scope, receive, answer, context, plan)
         finally:
             self._gate.leave(tenant)
 
@@ -120,11 +139,13 @@ class Ingress:
         except envelope.EnvelopeError:  # the server does not tell "/a?" from "/a"
             return envelope.verify(self._sign, fields, method, path + b"?")
 
-    async def _run(self, scope: Scope, receive: Receive, answer: "_Answer", context: TenantContext) -> Outcome | None:
+    async def _run(
+        self, scope: Scope, receive: Receive, answer: "_Answer", context: TenantContext, plan: Plan
+    ) -> Outcome | None:
         scope[CONTEXT] = context
-        watch = _Watch(receive, context.deadline)
+        watch = _Watch(receive, context)
         try:
-            await self._application(scope, watch.receive, answer.send)
+            return await self._seated(scope, watch, answer, context, plan)
         except asyncio.CancelledError:
             if watch.ended_by is None:
                 raise  # the process stops: the server's own cancellation
@@ -138,6 +159,30 @@ class Ingress:
             return self._failed(e, context)
         finally:
             watch.close()
+
+    async def _seated(
+        self, scope: Scope, watch: "_Watch", answer: "_Answer", context: TenantContext, plan: Plan
+    ) -> Outcome | None:
+        """Run the application in a seat. It is held from the body, as far as that is read ahead, to the answer's head:
+        neither a client that sends slowly nor one that reads slowly keeps it from others."""
+        if not await watch.read_ahead():
+            return self._given_up("disconnect", answer, context)
+        try:
+            visit = self._wall.ask(context, plan, _caller(scope))
+        except RefusedError as e:
+            return _no_seat(e)
+        try:
+            if visit.waits:
+                await self._wall.seated(visit)
+                if self._gate.is_closed(context.tenant):  # nothing of it ran: let the router hold it
+                    return Outcome(problems.TENANT_FROZEN, Refusal.FROZEN)
+            answer.on_start = lambda: self._wall.leave(visit, usual=answer.status < 400)
+            await self._application(scope, watch.receive, answer.send)
+        except RefusedError as e:
+            return _no_seat(e)
+        finally:
+            answer.on_start = None  # which refers back to the answer: nothing is left to the collector
+            self._wall.leave(visit, usual=False)
         return None
 
     def _given_up(self, reason: str, answer: "_Answer", context: TenantContext) -> Outcome | None:
@@ -151,7 +196,10 @@ class Ingress:
         return Outcome(problems.DEADLINE, Refusal.DEADLINE)
 
     def _failed(self, error: Exception, context: TenantContext) -> Outcome:
-        outcome = outcome_of(error, committed=context.committed, frozen=self._gate.was_frozen(context.tenant))
+        frozen = self._gate.was_frozen(context.tenant)
+        outcome = outcome_of(error, committed=context.committed, frozen=frozen)
+        if outcome.problem is problems.SHARD_UNAVAILABLE and self._clock() >= context.deadline:
+            outcome = Outcome(problems.DEADLINE, Refusal.DEADLINE)  # the database kept to the time limit by itself
         if outcome.problem is problems.INTERNAL:
             _log.error("request_failed", **_named(context), exc_info=error)
         else:
@@ -188,16 +236,31 @@ class _Watch:
     Reading ahead is what makes a disconnect visible; at most `BODY_PIECES` pieces wait for the application.
     """
 
-    def __init__(self, receive: Receive, deadline: float) -> None:
+    def __init__(self, receive: Receive, context: TenantContext) -> None:
         task = asyncio.current_task()
         assert task is not None
         self._task = task
         self._receive = receive
+        self._cost = context.cost
         self._pieces: asyncio.Queue[Message] = asyncio.Queue(BODY_PIECES)
         self.ended_by: str | None = None
         loop = asyncio.get_running_loop()
-        self._timer = loop.call_at(deadline, self._end, "deadline")
-        self._pump = loop.create_task(self._read())
+        self._timer = loop.call_at(context.deadline, self._end, "deadline")
+        self._pump: asyncio.Task[None] | None = None
+
+    async def read_ahead(self) -> bool:
+        """Take in the body, or as much of it as may wait, and then go on in the background; false: the client left."""
+        while not self._pieces.full():
+            message = await self._receive()
+            if message["type"] == "http.disconnect":
+                self.ended_by = "disconnect"
+                return False
+            self._cost.bytes_in += len(message.get("body", b""))
+            self._pieces.put_nowait(message)
+            if not message.get("more_body", False):
+                break
+        self._pump = asyncio.get_running_loop().create_task(self._read())
+        return True
 
     async def receive(self) -> Message:
         """What the application calls."""
@@ -209,6 +272,7 @@ class _Watch:
             if message["type"] == "http.disconnect":
                 self._end("disconnect")
                 return
+            self._cost.bytes_in += len(message.get("body", b""))
             await self._pieces.put(message)
 
     def _end(self, reason: str) -> None:
@@ -223,7 +287,8 @@ class _Watch:
     def close(self) -> None:
         """Watch no longer."""
         self._timer.cancel()
-        self._pump.cancel()
+        if self._pump is not None:
+            self._pump.cancel()
 
 
 class _Answer:
@@ -234,6 +299,9 @@ class _Answer:
         self._cell = cell
         self.epoch = 0
         self.status = 0
+        self.tenant = 0  # none, until the envelope has named it
+        self.cost = Cost()
+        self.on_start: Callable[[], None] | None = None
 
     @property
     def started(self) -> bool:
@@ -247,6 +315,10 @@ class _Answer:
             kept.append((envelope.SERVED, f"{self._cell};epoch={self.epoch}".encode()))
             self.status = message["status"]
             message = {**message, "headers": kept}
+            if self.on_start is not None:
+                self.on_start()
+        else:
+            self.cost.bytes_out += len(message.get("body", b""))
         await self._send(message)
 
     async def refuse(self, outcome: Outcome) -> None:
@@ -259,13 +331,27 @@ class _Answer:
             envelope.SERVED: f"{self._cell};epoch={self.epoch}",
             envelope.REFUSED: outcome.refusal or "",
             envelope.ROUTE: outcome.hint,
-            b"retry-after": "1" if problem.status == 503 else "",
+            b"retry-after": str(outcome.retry_after_s) if problem.status in _TRY_LATER else "",
         }
         headers = [(name, value.encode("latin-1")) for name, value in fields.items() if value]
         self.status = problem.status
+        self.cost.bytes_out += len(body)
+        self.cost.rejected = self.cost.rejected or outcome.refusal or ""
         await self._send({"type": "http.response.start", "status": problem.status, "headers": headers})
         await self._send({"type": "http.response.body", "body": body})
 
 
 def _named(context: TenantContext) -> dict[str, Any]:
     return {Field.TENANT: context.tenant_id, Field.EPOCH: context.epoch, Field.REQUEST_ID: context.request_id}
+
+
+def _caller(scope: Scope) -> int:
+    """Tells the tenant's users and API keys apart, before anybody is authenticated."""
+    for name, value in scope["headers"]:
+        if name == b"authorization":
+            return hash(value)
+    return 0
+
+
+def _no_seat(error: RefusedError) -> Outcome:
+    return Outcome(error.problem, error.refusal, retry_after_s=error.retry_after_s)

@@ -3,6 +3,7 @@
 A bad setting is one line on stderr and exit status 2.
 """
 
+import re
 import sys
 from typing import Annotated, Final, Literal, NoReturn, TypeVar
 from urllib.parse import urlsplit
@@ -11,6 +12,8 @@ import pydantic
 from pydantic import AfterValidator, Field, SecretStr
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
+from cell import blobs
+from cell.fairness.levels import Enforcement
 from contracts import ids, keys, logs, routes
 from contracts.fleet import Tier
 
@@ -36,6 +39,7 @@ def _postgres(text: SecretStr) -> SecretStr:
     return text
 
 
+BlobsUrl = Annotated[str, AfterValidator(blobs.check_url)]
 Address = Annotated[str, AfterValidator(_address)]
 Key = Annotated[SecretStr, AfterValidator(_key)]
 Token = Annotated[SecretStr, Field(min_length=32)]
@@ -64,6 +68,15 @@ class MigrateSettings(_Settings):
         return dsns
 
 
+class Walls(pydantic.BaseModel, extra="forbid", frozen=True):
+    """What each wall between tenants does: ``on``, ``off``, or ``observe``, which only counts what it would refuse."""
+
+    fairness: Enforcement = Enforcement.ON  # seats and queues by tenant
+    limits: Enforcement = Enforcement.ON  # of users and API keys inside a tenant
+    reports: Enforcement = Enforcement.ON  # the bulkhead of the worker's heavy work
+    timeouts: Enforcement = Enforcement.ON  # of the application and of statements, inside the router's deadline
+
+
 class CellSettings(_Settings):
     """What the API process and the worker share."""
 
@@ -73,6 +86,7 @@ class CellSettings(_Settings):
     redis_url: SecretStr
     transfer_token: Token  # opens everything but health on the internal listener and on the worker's
     pool_size: Annotated[int, Field(ge=1, le=200)] = 10  # connections per shard
+    walls: Walls = Walls()
 
 
 class ApiSettings(CellSettings):
@@ -82,6 +96,7 @@ class ApiSettings(CellSettings):
     internal_listen: Address  # the transfer API and metrics: the control plane
     transfer_password: Password
     envelope_key: Key
+    blobs: BlobsUrl  # file:///FOLDER or s3://BUCKET/PREFIX, the same as the worker's
     region: str = "local"
     tier: Tier = "shared"
     capacity: Annotated[int, Field(ge=0)] = 1000
@@ -90,6 +105,15 @@ class ApiSettings(CellSettings):
     agent_token: Token | None = None
     advertise: Address | None = None
     internal_advertise: Address | None = None
+
+    # Seats of each shard; without them they follow from pool_size (docs/fairness.md).
+    seats_interactive: Annotated[int, Field(ge=1, le=200)] | None = None
+    seats_batch: Annotated[int, Field(ge=1, le=200)] | None = None
+    waiting_per_tenant: Annotated[int, Field(ge=1, le=10_000)] = 64  # requests of one tenant in the queues of a shard
+    waiting: Annotated[int, Field(ge=1, le=100_000)] = 256  # ... and of all its tenants
+    key_requests_per_s: Annotated[float, Field(ge=0)] = 1_000.0  # of one API key, and of one user; 0: no such limit
+    key_burst: Annotated[int, Field(ge=1)] = 2_000
+    interactive_s: Annotated[float, Field(gt=0, le=3600)] = 15.0  # the most that a request of that level may take
 
     @pydantic.model_validator(mode="after")
     def _agent_is_complete(self) -> "ApiSettings":
@@ -102,6 +126,8 @@ class WorkerSettings(CellSettings):
     """``python -m cell worker``."""
 
     worker_listen: Address  # health, and metrics behind the transfer token
+    blobs: BlobsUrl  # file:///FOLDER or s3://BUCKET/PREFIX, the same as the API's
+    reports_at_once: Annotated[int, Field(ge=1, le=16)] = 2  # of the cell, over all its workers
 
 
 def load(kind: type[_S]) -> _S:
@@ -111,9 +137,11 @@ def load(kind: type[_S]) -> _S:
     except pydantic.ValidationError as e:
         first = e.errors(include_url=False, include_input=False, include_context=False)[0]
         name = PREFIX + str(first["loc"][0]).upper() if first["loc"] else "settings"
-        misconfigured(f"{name}: {first['msg']}")
+        within = "".join(f"{part}: " for part in first["loc"][1:])
+        misconfigured(f"{name}: {within}{first['msg']}")
     except ValueError as e:  # a variable that should hold JSON and does not
-        misconfigured(str(e))
+        named = re.search(r'field "(\w+)"', str(e))
+        misconfigured(f"{PREFIX}{named[1].upper()}: not valid JSON" if named else str(e))
 
 
 def misconfigured(reason: str) -> NoReturn:

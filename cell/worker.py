@@ -1,38 +1,52 @@
-"""``python -m cell worker``: relays events, consumes them, sweeps and prunes. Composed here, once.
+"""``python -m cell worker``: relays and consumes events, makes reports, sweeps and prunes. Composed here, once.
 
 It has no role across tenants: every access to a tenant's rows goes through the fence, at whatever epoch the tenant has
 while it is active here. Killing it at any point loses time and no event.
 """
 
 import asyncio
+import secrets
 import sys
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from socket import socket
 from typing import Final
 
+import asyncpg
 import structlog
 from litestar import Litestar, Response, get
 from prometheus_client import CONTENT_TYPE_LATEST, CollectorRegistry, generate_latest
 
-from cell import answers, idempotency, servers, settings
+from cell import answers, blobs, idempotency, servers, settings
+from cell.blobs import BlobError, Blobs
+from cell.bulkhead import Bulkhead, Slots
 from cell.events.inbox import Consumer, Inbox, subscriptions
 from cell.events.metrics import EventMetrics
 from cell.events.pump import DEFAULT_PACE, Pace, Pump
 from cell.events.relay import Relay
 from cell.events.stream import Stream, connect
+from cell.fairness.levels import Enforcement
 from cell.health import Health
+from cell.metering import Meter
 from cell.modules.accounts import public as accounts
 from cell.modules.catalog import public as catalog
+from cell.modules.reports import public as reports
 from cell.schema import migrate
 from cell.settings import WorkerSettings
 from cell.shards import pools
-from cell.shards.errors import DirectoryError, ShardUnavailableError
+from cell.shards.errors import DirectoryError, ShardError, ShardUnavailableError
+from cell.shards.pools import Databases
+from cell.shards.session import Shards, Spent
 from cell.transfer.api import ACCESS, token_guard
+from cell.usage import Exchange, Publisher
+from contracts.names import Field
 
 CONSUMERS: Final[Sequence[Consumer]] = (*catalog.CONSUMERS,)
 CHORES: Final = (idempotency.prune, accounts.prune_sessions)
+HEAVY_CONNECTIONS: Final = 2  # of the bulkhead, to each shard
+TIDY_S: Final = 3600.0
 
 _log = structlog.get_logger(__name__)
 
@@ -54,8 +68,12 @@ def run(configured: WorkerSettings) -> int:
 async def _serve(configured: WorkerSettings, listener: socket) -> int:
     async with composed(configured) as worker, asyncio.TaskGroup() as group:
         group.create_task(worker.pump.run())
+        group.create_task(worker.bulkhead.run())
+        beside = [group.create_task(work) for work in (worker.publisher.run(), _tidy(worker))]
         _log.info("worker_started", consumers=[consumer.name for consumer in CONSUMERS])
         await servers.serve([servers.Listener(worker.application, listener)], worker.stop)
+        for task in beside:
+            task.cancel()
     _log.info("worker_stopped")
     return 0
 
@@ -67,11 +85,17 @@ class Worker:
     pump: Pump
     application: Litestar
     health: Health
+    publisher: Publisher
+    bulkhead: Bulkhead
+    files: Blobs
+    shards: Shards
+    registry: CollectorRegistry
 
     def stop(self) -> None:
         """Say that it stops, and begin nothing new."""
         self.health.drain()
         self.pump.stop()
+        self.bulkhead.stop()
 
 
 @asynccontextmanager
@@ -80,18 +104,72 @@ async def composed(
 ) -> AsyncIterator[Worker]:
     """The worker's parts. ``consumers`` are those of the product; their names go into inbox rows."""
     directory_dsn, password = configured.directory_dsn.get_secret_value(), configured.app_password.get_secret_value()
+    meter, application = Meter(f"worker-{secrets.token_hex(4)}"), f"cellwall-worker-{configured.name}"
     async with (
-        pools.opened(directory_dsn, password, configured.pool_size, f"cellwall-worker-{configured.name}") as databases,
+        pools.opened(directory_dsn, password, configured.pool_size, application, meter.spent) as databases,
         connect(configured.redis_url.get_secret_value()) as redis,
+        _heavy(configured, databases, meter.spent) as heavy,
     ):
-        registry = CollectorRegistry()
+        registry, files = CollectorRegistry(), blobs.opened(configured.blobs)
         metrics, stream = EventMetrics(registry), Stream(redis, configured.name)
-        relay = Relay(databases.shards, stream, subscriptions(consumers), metrics, CHORES)
+        chores = (*CHORES, reports.chore(files, configured.name))
+        relay = Relay(databases.shards, stream, subscriptions(consumers), metrics, chores)
         inbox = Inbox(databases.shards, consumers, metrics)
         pump = Pump(relay, inbox, stream, databases.shards.names, consumers, pace)
         schemas = (migrate.head(migrate.DIRECTORY), migrate.head(migrate.SHARD))
         health = Health(databases, schemas, asyncio.get_running_loop().time)
-        yield Worker(pump, _application(health, registry, configured.transfer_token.get_secret_value()), health)
+        served = _application(health, registry, configured.transfer_token.get_secret_value())
+        bulkhead = _bulkhead(configured, databases, heavy, files, reports.ReportMetrics(registry))
+        publisher = Publisher(meter, Exchange(redis, configured.name))
+        yield Worker(pump, served, health, publisher, bulkhead, files, databases.shards, registry)
+
+
+@asynccontextmanager
+async def _heavy(configured: WorkerSettings, databases: Databases, spent: Spent) -> AsyncIterator[Databases]:
+    """The bulkhead's own connections, which their name tells apart in ``pg_stat_activity``; or, where that wall does
+    not stand, those that the worker has."""
+    if configured.walls.reports is not Enforcement.ON:
+        yield databases
+        return
+    dsn, password = configured.directory_dsn.get_secret_value(), configured.app_password.get_secret_value()
+    application = f"cellwall-reports-{configured.name}"
+    async with pools.apart(databases, dsn, password, HEAVY_CONNECTIONS, application, spent) as heavy:
+        yield heavy
+
+
+def _bulkhead(
+    configured: WorkerSettings, databases: Databases, heavy: Databases, files: Blobs, metrics: reports.ReportMetrics
+) -> Bulkhead:
+    wall, at_once = configured.walls.reports, configured.reports_at_once
+    maker = reports.Maker(
+        heavy=heavy.shards,
+        shards=databases.shards,
+        blobs=files,
+        home=configured.name,
+        metrics=metrics,
+        clock=asyncio.get_running_loop().time,
+    )
+    bulkhead = Bulkhead(
+        databases.shards,
+        maker,
+        Slots(heavy.directory, at_once) if wall is Enforcement.ON else None,
+        at_once=at_once,
+        of_shard=HEAVY_CONNECTIONS,
+        observed=metrics.observed.inc if wall is Enforcement.OBSERVE else None,
+    )
+    metrics.watch(lambda: bulkhead.running)
+    return bulkhead
+
+
+async def _tidy(worker: Worker) -> None:
+    """Look for files that nobody needs, once in a while; a store or a shard that is away is for the next time."""
+    while True:
+        try:
+            deleted = await reports.tidy(worker.files, worker.shards, datetime.now(UTC))
+            _log.info("files_tidied", deleted=deleted)
+        except (BlobError, ShardError, OSError, asyncpg.PostgresError, asyncpg.InterfaceError) as e:
+            _log.warning("files_not_tidied", **{Field.REASON: f"{type(e).__name__}: {e}"})
+        await asyncio.sleep(TIDY_S)
 
 
 def _application(health: Health, registry: CollectorRegistry, token: str) -> Litestar:

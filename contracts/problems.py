@@ -70,6 +70,10 @@ TENANT_SUSPENDED = Problem("tenant-suspended", 403, "The tenant is suspended", "
 HEAD_TOO_LARGE = Problem("head-too-large", 431, "The request head is too large", "Send fewer or shorter fields.")
 BODY_TOO_LARGE = Problem("body-too-large", 413, "The request body is too large", "Send a smaller body.")
 CLIENT_TOO_SLOW = Problem("client-too-slow", 408, "The request did not arrive in time", "Send it again, faster.")
+CONNECTIONS_LIMITED = Problem(
+    "connections-limited", 429, "Too many open connections", "Close connections, or send more requests over each."
+)
+ROUTER_FULL = Problem("router-full", 503, "This router has no room for connections", "Try again after Retry-After.")
 RATE_LIMITED = Problem("rate-limited", 429, "Too many requests", "Wait for Retry-After, or choose a larger plan.")
 CELL_UNAVAILABLE = Problem(
     "cell-unavailable", 503, "The tenant's cell cannot be reached", "Try again after Retry-After."
@@ -103,6 +107,27 @@ INTERRUPTED = Problem(
 SHARD_UNAVAILABLE = Problem(
     "shard-unavailable", 503, "The tenant's database cannot be reached", "Try again after Retry-After."
 )
+TENANT_BUSY = Problem(
+    "tenant-busy",
+    429,
+    "Too many requests of this tenant wait already; nothing of this one ran",
+    "Wait for Retry-After, and have fewer requests under way at a time.",
+)
+CALLER_LIMITED = Problem(
+    "caller-limited",
+    429,
+    "This user or API key sends more than its part of the tenant's requests",
+    "Wait for Retry-After, and have fewer requests under way at a time.",
+)
+OVERLOADED = Problem(
+    "overloaded",
+    503,
+    "The cell could not begin this request in time; nothing of it ran",
+    "Try again after Retry-After.",
+)
+USAGE_UNAVAILABLE = Problem(
+    "usage-unavailable", 503, "The usage of this cell is not known at the moment", "Try again after Retry-After."
+)
 
 # -- the product --------------------------------------------------------------------------------------------------
 INVALID = Problem("invalid-input", 400, "The input is not valid", "Correct the fields that detail names.")
@@ -125,6 +150,15 @@ KEY_IN_FLIGHT = Problem(
 )
 KEY_REUSED = Problem(
     "idempotency-key-reused", 422, "This Idempotency-Key was used with another payload", "Use a new key."
+)
+REPORTS_QUEUE_FULL = Problem(
+    "reports-queue-full", 429, "Your queue of reports is full", "Wait for Retry-After, or delete a report that waits."
+)
+REPORT_NOT_READY = Problem(
+    "report-not-ready", 409, "The report has no result", "Read its status; ask again when it is done."
+)
+BLOBS_UNAVAILABLE = Problem(
+    "blobs-unavailable", 503, "The store of files cannot be reached", "Try again after Retry-After."
 )
 INTERNAL = Problem("internal-error", 500, "Something broke on our side", "Try again; quote the request id.")
 

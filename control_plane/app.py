@@ -24,7 +24,7 @@ from sqlalchemy.ext.asyncio import AsyncEngine
 
 from contracts import routes
 from contracts.keys import Purpose, derive
-from control_plane import api, frontdoor, moves_api, routes_api
+from control_plane import api, frontdoor, moves_api, routes_api, usage_api
 from control_plane.auth import api_guard, front_door_guard
 from control_plane.cell_client import CellClient
 from control_plane.cells import Cells
@@ -36,11 +36,14 @@ from control_plane.move_metrics import MoveMetrics
 from control_plane.move_runner import MoveRunner
 from control_plane.move_service import Moves
 from control_plane.mover import Boundary, Mover, unobserved
+from control_plane.noisy_service import Noisy
+from control_plane.noisy_watcher import Watcher
 from control_plane.reconciler import Reconciler
 from control_plane.routes import RouteLog, forget_superseded
 from control_plane.settings import MoverSettings, PlaneSettings, Settings, SettingsError
 from control_plane.signals import Signals
 from control_plane.tenants import Tenancy
+from control_plane.usage import Usage
 from control_plane.web import EXCEPTION_HANDLERS, health_handlers, provide_actor
 
 SWEEP_S: Final = 5.0
@@ -68,6 +71,9 @@ class Services:
     reconciler: Reconciler
     finder: WorkspaceFinder
     metrics: FleetMetrics
+    usage: Usage
+    noisy: Noisy
+    watcher: Watcher
 
 
 def compose(
@@ -96,17 +102,21 @@ def compose(
         rng=rng,
     )
     mover = Mover(engine, route_log, client, hint_key, MoveMetrics(registry), on_boundary=on_boundary)
+    moves = Moves(engine, client)
     return Services(
         engine,
         signals,
         route_log,
         Cells(engine),
         tenancy,
-        Moves(engine, client),
+        moves,
         MoveRunner(engine, signals, mover),
         Reconciler(engine, client, hint_key),
         WorkspaceFinder(tenancy, mailer, base_domain, clock),
         FleetMetrics(engine, registry),
+        Usage(engine),
+        Noisy(engine),
+        Watcher(engine, moves, rng, registry),
     )
 
 
@@ -116,6 +126,7 @@ def create_app(services: Services, fleet_root: bytes) -> Litestar:
         api.router,
         routes_api.router,
         moves_api.moves_router,
+        usage_api.router,
         metrics_handler(services.metrics),
         *health_handlers(services.engine),
     ]
@@ -142,6 +153,8 @@ def _litestar(services: Services, root: Router) -> Litestar:
         "tenancy": services.tenancy,
         "moves": services.moves,
         "finder": services.finder,
+        "usage": services.usage,
+        "noisy": services.noisy,
     }
     return Litestar(
         [root],
@@ -290,6 +303,7 @@ def _background(services: Services, dsn: str, may_lead: bool) -> list[asyncio.Ta
         async with asyncio.TaskGroup() as group:
             group.create_task(services.runner.run(term))
             group.create_task(services.reconciler.run(term))
+            group.create_task(_forever("watching_failed", services.watcher.run))
             group.create_task(_forever("housekeeping_failed", lambda: _keep_house(services)))
 
     tasks = [asyncio.create_task(_forever("notices_failed", lambda: services.signals.run(dsn)))]

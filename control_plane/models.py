@@ -131,6 +131,9 @@ tenants = sa.Table(
     # The highest fence (moves.md rule 1) given out for a command about this tenant: see `routes.next_fence`.
     sa.Column("fence_term", sa.BigInteger, nullable=False, server_default="0"),
     sa.Column("fence_seq", sa.BigInteger, nullable=False, server_default="0"),
+    # While set, its route has the throttled plan in the place of its own; for the sake of the cell that is named.
+    sa.Column("throttled_until", sa.DateTime(timezone=True)),
+    sa.Column("throttled_in", sa.Text),
     # Keyed hash of the owner's e-mail address; the address itself is not kept here.
     sa.Column("email_digest", sa.LargeBinary, nullable=False),
     sa.Column("created_at", sa.DateTime(timezone=True), nullable=False, server_default=_now()),
@@ -142,6 +145,7 @@ tenants = sa.Table(
     sa.CheckConstraint("(move_id IS NULL) = (move_target IS NULL)", name="move"),
     sa.CheckConstraint("move_id IS NULL OR state IN ('active', 'suspended')", name="moving_is_live"),
     sa.CheckConstraint("(state = 'deleted') = (deleted_at IS NOT NULL)", name="deleted_at"),
+    sa.CheckConstraint("(throttled_until IS NULL) = (throttled_in IS NULL)", name="throttled"),
 )
 sa.Index(
     "uq_tenants_slug",
@@ -193,11 +197,12 @@ class Tenant:
     move_id: str | None
     move_target: str | None
     created_at: datetime
+    throttled_until: datetime | None = None
 
     @classmethod
     def of(cls, row: sa.Row[Any]) -> "Tenant":
         """From a row that has (at least) the columns of ``tenants``."""
         return cls(
             row.number, row.slug, row.name, row.cell, row.epoch, row.epoch_high, row.state, row.plan, row.region,
-            tuple(row.hosts), row.move_id, row.move_target, row.created_at,
+            tuple(row.hosts), row.move_id, row.move_target, row.created_at, row.throttled_until,
         )  # fmt: skip

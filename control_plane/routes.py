@@ -19,6 +19,7 @@ from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
 from contracts import ids, routes
+from contracts.names import THROTTLED_PLAN
 from contracts.transfer import Fence
 from control_plane.models import Tenant, route_cursor, route_log, routers, tenants
 from control_plane.signals import ROUTERS, ROUTES, Signals
@@ -28,13 +29,16 @@ MAX_WAIT_S: Final = 60.0
 
 
 def route_of(tenant: Tenant, state: routes.State) -> routes.Route:
-    """The route of a tenant at its present cell and epoch; `publish` gives it its revision."""
+    """The route of a tenant at its present cell and epoch; `publish` gives it its revision.
+
+    Whoever publishes it, a move as well as an operator, keeps the throttle of a tenant that has one.
+    """
     return routes.Route(
         tenant=ids.tenant_of(tenant.number),
         hosts=tenant.hosts,
         cell=tenant.cell,
         epoch=tenant.epoch,
-        plan=tenant.plan,
+        plan=tenant.plan if tenant.throttled_until is None else THROTTLED_PLAN,
         state=state,
     )
 

@@ -74,6 +74,8 @@ def _words(tenant: Tenant, route: routes.Route) -> Iterator[str]:
         yield "routers hold new requests for a moment"
     if route.state == "suspended":
         yield "an operator suspended it: routers answer 403"
+    if tenant.throttled_until is not None:
+        yield f"it is throttled, at the least until {tenant.throttled_until:%F %T} (cellctl noisy list says why)"
     if tenant.move_id is not None:
         yield f"the move {tenant.move_id} takes it to {tenant.move_target}"
 

@@ -1,4 +1,4 @@
-"""What every installation begins with: a route log and three plans. Safe to repeat; changed plans stay as they are."""
+"""What every installation begins with: a route log and the plans. Safe to repeat; changed plans stay as they are."""
 
 import secrets
 from typing import Final
@@ -9,6 +9,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
 from contracts import routes
 from control_plane.models import plans, route_cursor
+from control_plane.noisy_store import policy_of, throttled_plan
 from control_plane.routes import latest, publish
 
 _PLANS: Final = (
@@ -56,6 +57,7 @@ async def seed(engine: AsyncEngine) -> None:
 
 
 async def plan_records(conn: AsyncConnection) -> list[routes.Plan]:
-    """Every plan as routers learn it."""
+    """Every plan as routers learn it, that of throttled tenants included."""
     rows = (await conn.execute(sa.select(plans).order_by(plans.c.requests_per_s, plans.c.name))).all()
-    return [routes.Plan(r.name, r.requests_per_s, r.burst, r.in_flight) for r in rows]
+    chosen = [routes.Plan(r.name, r.requests_per_s, r.burst, r.in_flight) for r in rows]
+    return [*chosen, throttled_plan(await policy_of(conn))]

@@ -10,19 +10,20 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 
-from loadtest.record import Acknowledged
+from loadtest.record import Acknowledged, Stale
 
 SERVED = "active"
 EXAMPLES = 5
 
 
 class Wrong(StrEnum):
-    """What can be wrong with a write."""
+    """What can be wrong with a write, or with reading it."""
 
     LOST = "lost"  # acknowledged, and in no shard of any cell
     DOUBLED = "doubled"  # one intended write has more than one effect
     MISPLACED = "misplaced"  # there, but where nobody will look for it
     FOREIGN = "foreign"  # an order in a tenant that never sent it
+    STALE = "stale"  # not shown to its own tenant after it was acknowledged
 
 
 @dataclass(frozen=True, slots=True)
@@ -113,15 +114,17 @@ def audit(
     homes: Mapping[str, Home],
     *,
     closed: bool = True,
+    stale: Iterable[Stale] = (),
 ) -> Audit:
     """Compare. ``unacknowledged`` maps each other key that was sent to its tenant: 0 or 1 effects, never 2.
 
     ``closed`` says that all orders of these tenants come from this run, so an order with an unknown reference is
-    foreign. Rows of tenants outside ``homes`` are looked at only where they carry one of our keys.
+    foreign. Rows of tenants outside ``homes`` are looked at only where they carry one of our keys. ``stale`` are the
+    reads that the driver saw go wrong: they leave no trace in the rows.
     """
     sent = {a.key: a.tenant for a in acknowledged} | dict(unacknowledged)
     by_key: dict[str, list[Row]] = defaultdict(list)
-    findings: list[Finding] = []
+    findings = [Finding(Wrong.STALE, seen.tenant, seen.words) for seen in stale]
     for row in rows:
         if row.reference in sent and row.tenant == sent[row.reference]:
             by_key[row.reference].append(row)

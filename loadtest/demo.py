@@ -6,12 +6,9 @@ running, unless ``--keep`` asks for it and the run came to its end; of a run tha
 """
 
 import asyncio
-import contextlib
-import fcntl
-import os
 import signal
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from contextlib import AsyncExitStack
 from dataclasses import dataclass
 from pathlib import Path
@@ -28,6 +25,7 @@ from infra.local.errors import LocalFleetError, StartFailedError
 from infra.local.fleet import Fleet
 from infra.local.spec import FleetSpec, default_folder
 from loadtest import books, ledger
+from loadtest.alone import only_one
 from loadtest.driver import Driver
 from loadtest.evidence import evidence
 from loadtest.incidents import Happened, Incidents, Timetable, Victim
@@ -94,7 +92,8 @@ class Demo:
             written = [*(order for each in casts for order in each.first_orders), *record.acknowledged]
             homes = await self._control_plane.homes()
             mine = {a.tenant: homes[a.tenant] for each in casts for a in each.accounts if a.tenant in homes}
-            audit = books.audit(written, record.unacknowledged, await ledger.read(self._shards), mine)
+            rows = await ledger.read(self._shards)
+            audit = books.audit(written, record.unacknowledged, rows, mine, stale=record.stale)
         for line in audit.words():
             self._teller.verdict(audit.balanced, line)
         busiest = cast.accounts[0]
@@ -262,25 +261,6 @@ def _first_words(group: BaseExceptionGroup[BaseException]) -> str:
     return f"{type(error).__name__}: {error}"
 
 
-@contextlib.contextmanager
-def only_one(folder: Path) -> Iterator[None]:
-    """Refuses a second demo on the same folder. The lock dies with the process, its file goes at the end."""
-    path = folder.with_name(f"{folder.name}.demo")
-    handle = os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o600)
-    try:
-        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        if path.stat().st_ino != os.fstat(handle).st_ino:  # the one that ended just now has removed what we locked
-            raise BlockingIOError
-    except (BlockingIOError, FileNotFoundError):
-        os.close(handle)
-        raise LocalFleetError(f"another demo runs in {folder}; wait for it, or give another --state") from None
-    try:
-        yield
-    finally:
-        path.unlink(missing_ok=True)
-        os.close(handle)
-
-
 @click.command(context_settings={"help_option_names": ["-h", "--help"]})
 @click.option("--seconds", default=25.0, show_default=True, type=click.FloatRange(min=5), help="Length of the traffic.")
 @click.option(
@@ -300,7 +280,7 @@ def main(seconds: float, tenants: int, rate: float, seed: int, new_cell: bool, k
     options = Options(seconds, tenants, rate, seed, keep, folder, new_cell=new_cell)
     with Teller(console()) as teller:
         try:
-            with only_one(folder):
+            with only_one(folder, "demo"):
                 status = asyncio.run(interruptible(options, teller))
         except LocalFleetError as e:
             teller.verdict(False, str(e))

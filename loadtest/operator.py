@@ -149,9 +149,13 @@ class Product:
 
     async def sign_up(self, front_door_host: str, slug: str, name: str, password: str) -> SignedUp:
         """A new tenant at the front door."""
-        body = {"slug": slug, "name": name, "email": f"owner@{slug}.example", "password": password, "plan": PLAN}
-        answer = check(await self._http.post("/v1/signup", json=body, headers={"Host": front_door_host}), 201).json()
+        answer = check(await self.try_sign_up(front_door_host, slug, name, password, PLAN), 201).json()
         return SignedUp(answer["tenant"], answer["slug"], answer["host"], answer["api_key"])
+
+    async def try_sign_up(self, front_door_host: str, slug: str, name: str, password: str, plan: str) -> httpx.Response:
+        """A new tenant at the front door, or why not."""
+        body = {"slug": slug, "name": name, "email": f"owner@{slug}.example", "password": password, "plan": plan}
+        return await self._http.post("/v1/signup", json=body, headers={"Host": front_door_host})
 
     async def wait_routed(self, tenant: SignedUp, *, timeout_s: float) -> None:
         """Wait until this router serves the tenant; `LabError` after ``timeout_s``."""

@@ -11,7 +11,7 @@ from math import inf
 
 from hdrh.histogram import HdrHistogram
 
-from loadtest.schedule import Kind
+from loadtest.schedule import WRITES, Intent, Kind
 
 HIGHEST_US = 60_000_000
 LAG_LIMIT_MS = 50.0
@@ -22,8 +22,8 @@ CPU_LIMIT = 0.8
 class Failure:
     """One try that did not end in the answer it should. Times are seconds since the start of the run.
 
-    ``retried`` says that the same request was sent again afterwards; ``local_port`` and ``connected_at`` name the
-    connection it died with, where there was one.
+    ``retried`` says that the same request was sent again afterwards; ``refused`` that the answer was to go away for
+    now. ``local_port`` and ``connected_at`` name the connection it died with, where there was one.
     """
 
     at: float
@@ -37,6 +37,7 @@ class Failure:
     local_port: int = 0
     connected_at: float = 0.0
     retried: bool = False
+    refused: bool = False
 
     def words(self) -> str:
         """The failure in one line."""
@@ -55,6 +56,16 @@ class Acknowledged:
     at: float
     cell: str
     epoch: int
+
+
+@dataclass(frozen=True, slots=True)
+class Stale:
+    """A read that did not show an order which its tenant had been told was done before the read was sent."""
+
+    tenant: str
+    order: str
+    at: float
+    words: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -166,6 +177,7 @@ class Record:
         self.failures: list[Failure] = []
         self.acknowledged: list[Acknowledged] = []
         self.unacknowledged: dict[str, str] = {}  # key -> tenant: sent, and never known to be done
+        self.stale: list[Stale] = []
         self.writes: dict[str, list[Write]] = {}
         self.intended = 0
         self.sent = 0
@@ -174,10 +186,17 @@ class Record:
         self.seconds = 0.0
         self.cpu_seconds = 0.0
 
-    def answered(self, cell: str, kind: Kind, seconds: float) -> None:
-        """An expected answer, ``seconds`` after the intended time."""
+    def answered(self, intent: Intent, cell: str, now: float) -> None:
+        """The expected answer to ``intent``, from ``cell``."""
         self.succeeded += 1
-        self.latency.setdefault((cell or "-", kind), Latency()).add(seconds)
+        self.latency.setdefault((cell or "-", intent.kind), Latency()).add(now - intent.at)
+
+    def failed(self, failure: Failure) -> None:
+        """A try that did not end in the answer it should."""
+        self.failures.append(failure)
+
+    def gave_up(self, intent: Intent, failure: Failure) -> None:
+        """``intent`` has no answer, and ``failure`` was its last try."""
 
     def wrote(self, tenant: str, write: Write) -> None:
         """The end of a write's waiting."""
@@ -192,7 +211,7 @@ class Record:
         """Latencies of one cell's reads or writes."""
         merged = Latency()
         for (name, kind), latency in self.latency.items():
-            if name == cell and (kind is Kind.CREATE) == writes:
+            if name == cell and (kind in WRITES) == writes:
                 merged.merge(latency)
         return merged
 

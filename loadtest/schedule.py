@@ -6,19 +6,34 @@ system under test answers; that is what keeps a slow system from slowing the mea
 """
 
 import random
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from enum import StrEnum
 
 
 class Kind(StrEnum):
-    """What a request does. `CREATE` is the only write, and carries an Idempotency-Key."""
+    """What a request does. Those of `WRITES` create one order each, under an Idempotency-Key."""
 
     CREATE = "order create"
     READ = "order read"
     LIST = "order list"
     PRODUCT = "product read"
+    # What aggressors do besides.
+    BIG_LIST = "order list of 200"
+    BIG_ORDER = "order of 100 lines"
+    BIG_BODY = "order in a big body"
+    SUMMARY = "report summary"
+    REPORT = "report"
+    UNKNOWN_HOST = "unknown host"
+    BAD_KEY = "wrong API key"
+    SLOW = "slow request"  # a body that trickles in: see `loadtest.lab.hogs`
+    HELD = "held connection"
 
+
+WRITES = frozenset({Kind.CREATE, Kind.BIG_ORDER, Kind.BIG_BODY})
+
+
+_COUNT_BITS = 32
 
 DEFAULT_MIX: Mapping[Kind, float] = {Kind.CREATE: 0.35, Kind.READ: 0.35, Kind.LIST: 0.10, Kind.PRODUCT: 0.20}
 
@@ -60,6 +75,40 @@ def weights(count: int, skew: float) -> list[float]:
     raw = [1.0 / (rank**skew) for rank in range(1, count + 1)]
     total = sum(raw)
     return [w / total for w in raw]
+
+
+@dataclass(frozen=True, slots=True)
+class Stream:
+    """One tenant's arrivals from ``begin`` to ``end``: Poisson with ``rate`` a second.
+
+    ``number`` is the tenant's in the whole run, and seeds the stream: it stays the same however tenants are shared out
+    among processes. ``tenant`` is its place among the accounts of the process that sends it.
+    A tenant has one stream in a schedule.
+    """
+
+    number: int
+    tenant: int
+    rate: float
+    begin: float
+    end: float
+    mix: Mapping[Kind, float]
+
+
+def arrivals(streams: Iterable[Stream], seed: int) -> tuple[Intent, ...]:
+    """Every request of the streams in the order of its time; their numbers are unique over all streams of the run."""
+    found: list[tuple[float, int, int, Kind, float]] = []
+    for stream in streams:
+        kinds, shares = list(stream.mix), list(stream.mix.values())
+        rng = random.Random(f"{seed}/{stream.number}")  # text seeds are hashed the same everywhere
+        at = stream.begin + rng.expovariate(stream.rate)
+        count = 0
+        while at < stream.end:
+            unique = (stream.number << _COUNT_BITS) + count
+            found.append((at, unique, stream.tenant, rng.choices(kinds, shares)[0], rng.random()))
+            at += rng.expovariate(stream.rate)
+            count += 1
+    found.sort(key=lambda each: each[:2])
+    return tuple(Intent(unique, at, tenant, kind, draw) for at, unique, tenant, kind, draw in found)
 
 
 def schedule(traffic: Traffic) -> tuple[Intent, ...]:

@@ -23,6 +23,12 @@ class Answer:
     body: bytes
     cell: str
     epoch: int
+    retry_after: str = ""
+
+    @property
+    def refused(self) -> bool:
+        """Told to go away for now: 429, or 503 that says when to come back."""
+        return self.status == 429 or (self.status == 503 and bool(self.retry_after))
 
 
 class ExchangeError(Exception):
@@ -61,7 +67,7 @@ class Connection(asyncio.Protocol):
         self._parser = httptools.HttpResponseParser(self)
         self._body: list[bytes] = []
         self._size = 0
-        self._served = b""
+        self._served = self._retry_after = b""
         self.local_port = 0
         self.connected_at = 0.0
 
@@ -88,8 +94,11 @@ class Connection(asyncio.Protocol):
 
     # -- httptools
     def on_header(self, name: bytes, value: bytes) -> None:
-        if name.lower() == b"cell-served":
-            self._served = value
+        match name.lower():
+            case b"cell-served":
+                self._served = value
+            case b"retry-after":
+                self._retry_after = value
 
     def on_body(self, body: bytes) -> None:
         self._size += len(body)
@@ -102,7 +111,8 @@ class Connection(asyncio.Protocol):
         if status < 200:  # 1xx is not final (RFC 9110, section 15.2)
             return
         cell, _, epoch = self._served.decode("latin-1").partition(";epoch=")
-        answer = Answer(status, b"".join(self._body), cell, int(epoch) if epoch.isdigit() else 0)
+        again = self._retry_after.decode("latin-1")
+        answer = Answer(status, b"".join(self._body), cell, int(epoch) if epoch.isdigit() else 0, again)
         reusable = self._parser.should_keep_alive()
         waiter, self._waiter = self._waiter, None
         if waiter is not None and not waiter.done():
@@ -118,7 +128,7 @@ class Connection(asyncio.Protocol):
         if self._transport is None:
             raise self._error(ExchangeError.LOST, "closed before the request was written")
         self._parser = httptools.HttpResponseParser(self)
-        self._body, self._size, self._served = [], 0, b""
+        self._body, self._size, self._served, self._retry_after = [], 0, b"", b""
         self._waiter = self._loop.create_future()
         self._transport.write(payload)
         try:
@@ -151,13 +161,15 @@ class Pool:
 
     Up to ``size`` connections are opened before one is used again: every worker behind the address gets its share.
     Beyond that a new one is opened only where all are busy: an open-loop client never waits for its own pool.
+    ``source`` is the local address to connect from; empty leaves it to the machine.
     """
 
-    def __init__(self, host: str, port: int, *, name: str = "", size: int = 8) -> None:
+    def __init__(self, host: str, port: int, *, name: str = "", size: int = 8, source: str = "") -> None:
         self._host = host
         self._port = port
         self._name = name or f"{host}:{port}"
         self._size = size
+        self._source = (source, 0) if source else None
         self._idle: deque[Connection] = deque()
         self._open: set[Connection] = set()
         self._connecting = 0
@@ -212,7 +224,9 @@ class Pool:
         self._connecting += 1
         try:
             async with asyncio.timeout(CONNECT_TIMEOUT_S):
-                _, connection = await loop.create_connection(lambda: Connection(self), self._host, self._port)
+                _, connection = await loop.create_connection(
+                    lambda: Connection(self), self._host, self._port, local_addr=self._source
+                )
         except OSError as e:  # TimeoutError is one
             raise ExchangeError(ExchangeError.REFUSED, str(e) or type(e).__name__) from e
         finally:

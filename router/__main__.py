@@ -46,6 +46,18 @@ def parser() -> argparse.ArgumentParser:
     text.add_argument("--address-requests-per-s", metavar="N", help="rate of a client address, 0: off (default 5000)")
     text.add_argument("--address-burst", metavar="N", help="burst of a client address (default 10000)")
     text.add_argument("--address-in-flight", metavar="N", help="requests in flight of an address (default 2048)")
+    text.add_argument("--address-connections", metavar="N", help="open connections of an address (default 1024)")
+    text.add_argument("--connections", metavar="N", help="open client connections of a worker (default 8192)")
+    text.add_argument("--client-bytes-per-s", metavar="N", help="the slowest that a client may be (default 240)")
+    text.add_argument("--client-window-s", metavar="S", help="over which time that is measured (default 5)")
+    text.add_argument(
+        *("--wall", "--walls"),
+        dest="walls",
+        action="append",
+        metavar="NAME=MODE",
+        help="a wall on, off, or observe (counts only); may be repeated. "
+        "Walls: addresses, plans, connections, slow-clients, bulkheads (docs/walls.md)",
+    )
     return text
 
 

@@ -120,6 +120,8 @@ _HELP: Final[dict[str, str]] = {
     Name.ROUTER_RETRIES: "Requests that were sent again, by reason.",
     Name.ROUTER_HOLDS: "Requests that wait for a tenant's move.",
     Name.ROUTER_UPSTREAMS: "Open connections to cells.",
+    Name.ROUTER_CLIENTS: "Open connections of clients.",
+    Name.ROUTER_WALLS: "What went beyond a wall, by wall, and whether it was refused or only observed.",
 }
 
 

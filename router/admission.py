@@ -18,6 +18,7 @@ from router.board import USAGE_SLOTS, Board
 from router.locator import Refused
 from router.settings import AddressLimits
 from router.table import Located
+from router.walls import ALL_ON, Wall, Walls
 
 FRONT_DOOR_ADDRESS_LIMITS: Final = AddressLimits(requests_per_s=20.0, burst=100, in_flight=32)
 
@@ -26,6 +27,8 @@ _TAG_SHIFT: Final = 40
 _VALUE_MASK: Final = (1 << _TAG_SHIFT) - 1
 _TAG_MASK: Final = (1 << 24) - 1
 _METERS_LIMIT: Final = 65_536
+_BEYOND: Final = 1 << 40  # no cap
+_ALL_ON: Final = Walls(ALL_ON, lambda *_: None)
 
 
 class Meter:
@@ -126,50 +129,93 @@ class Limiter:
 
 
 class Admission:
-    """The limits of one worker. ``clock`` is monotonic, in seconds."""
+    """The limits of one worker. ``clock`` is monotonic, in seconds. Who is let through a wall that only observes is
+    counted in flight like all others, and takes nothing of the rate."""
 
     def __init__(
-        self, clock: Callable[[], float], board: Board, index: int, addresses: AddressLimits = _ADDRESS_LIMITS
+        self,
+        clock: Callable[[], float],
+        board: Board,
+        index: int,
+        addresses: AddressLimits = _ADDRESS_LIMITS,
+        walls: Walls = _ALL_ON,
     ) -> None:
         self._clock = clock
+        self._walls = walls
+        self._by_address = walls.watches(Wall.ADDRESSES)
+        self._by_plan = walls.watches(Wall.PLANS)
+        self._by_connection = walls.watches(Wall.CONNECTIONS)
         others = [slot for number, slot in enumerate(board) if number != index]
         own = board.slot(index)
         self._tenants = Limiter(own.tenant_usage, [slot.tenant_usage for slot in others])
         self._addresses = Limiter(own.address_usage, [slot.address_usage for slot in others])
         self._limits = addresses
 
+    def connect(self, address: bytes) -> bool:
+        """Count a new connection of this address. False where it has too many; else `disconnect` is needed."""
+        if not self._by_connection:
+            return True
+        key, now = b"c %b" % address, self._clock()
+        if self._addresses.enter(key, now, 0.0, 1, self._limits.connections):
+            if self._walls.refuses(Wall.CONNECTIONS):
+                return False
+            self._addresses.enter(key, now, 0.0, 1, _BEYOND)
+        return True
+
+    def disconnect(self, address: bytes) -> None:
+        """A counted connection is gone."""
+        if self._by_connection:
+            self._addresses.leave(b"c %b" % address)
+
     def enter_address(self, address: bytes) -> Refused | None:
         """Let a request of this client address in, before anything else is looked at. Then `leave_address`."""
-        limits = self._limits
-        wait = self._addresses.enter(address, self._clock(), limits.requests_per_s, limits.burst, limits.in_flight)
-        return _refused("client address", wait) if wait else None
+        return self._enter_address(address, self._limits, "client address") if self._by_address else None
 
     def leave_address(self, address: bytes) -> None:
         """The request has ended."""
-        self._addresses.leave(address)
+        if self._by_address:
+            self._addresses.leave(address)
 
     def enter_tenant(self, route: Located, address: bytes) -> Refused | None:
         """Let a request of this route in. Then `leave_tenant` with the same route and address.
 
         The front door has limits for each address as well, far below those of tenants.
         """
+        front = route.cell.name == FRONT_DOOR and self._by_address
+        if front:
+            who = "client address at the front door"
+            refused = self._enter_address(b"%b %b" % (address, route.tenant), FRONT_DOOR_ADDRESS_LIMITS, who)
+            if refused is not None:
+                return refused
+        if not self._by_plan:
+            return None
         now, plan = self._clock(), route.plan
-        if route.cell.name == FRONT_DOOR:
-            limits = FRONT_DOOR_ADDRESS_LIMITS
-            key = b"%s %s" % (address, route.tenant)
-            wait = self._addresses.enter(key, now, limits.requests_per_s, limits.burst, limits.in_flight)
-            if wait:
-                return _refused("client address at the front door", wait)
         wait = self._tenants.enter(_key(route), now, plan.requests_per_s, plan.burst, plan.in_flight)
-        if wait and route.cell.name == FRONT_DOOR:
-            self._addresses.leave(b"%s %s" % (address, route.tenant))
-        return _refused("tenant", wait) if wait else None
+        if not wait:
+            return None
+        if self._walls.refuses(Wall.PLANS):
+            if front:
+                self._addresses.leave(b"%b %b" % (address, route.tenant))
+            return _refused("tenant", wait)
+        self._tenants.enter(_key(route), now, 0.0, 1, _BEYOND)
+        return None
 
     def leave_tenant(self, route: Located, address: bytes) -> None:
         """The request has ended."""
-        self._tenants.leave(_key(route))
-        if route.cell.name == FRONT_DOOR:
-            self._addresses.leave(b"%s %s" % (address, route.tenant))
+        if self._by_plan:
+            self._tenants.leave(_key(route))
+        if self._by_address and route.cell.name == FRONT_DOOR:
+            self._addresses.leave(b"%b %b" % (address, route.tenant))
+
+    def _enter_address(self, key: bytes, limits: AddressLimits, who: str) -> Refused | None:
+        now = self._clock()
+        wait = self._addresses.enter(key, now, limits.requests_per_s, limits.burst, limits.in_flight)
+        if not wait:
+            return None
+        if self._walls.refuses(Wall.ADDRESSES):
+            return _refused(who, wait)
+        self._addresses.enter(key, now, 0.0, 1, _BEYOND)
+        return None
 
 
 def _key(route: Located) -> bytes:

@@ -1,4 +1,5 @@
-"""When not to try: a circuit breaker for each pool, and a budget that keeps retries from making an outage worse."""
+"""When not to try: a circuit breaker for each pool, outlier detection, and a budget that keeps retries from making an
+outage worse."""
 
 import random
 from collections.abc import Callable
@@ -8,6 +9,9 @@ from typing import Final
 FAILURES_TO_OPEN: Final = 3  # in a row
 OPEN_FIRST_S: Final = 0.5  # doubled with each failed trial
 OPEN_MOST_S: Final = 8.0
+
+SILENT_REQUESTS: Final = 5  # in a row, to set a cell aside
+SILENT_TENANTS: Final = 3  # of how many tenants they are at least
 
 BUDGET_RATIO: Final = 0.2  # retries per request
 BUDGET_RESERVE: Final = 10.0  # retries that are allowed without any traffic
@@ -61,6 +65,56 @@ class Breaker:
         elif self._failures < FAILURES_TO_OPEN:
             return
         self.state = BreakerState.OPEN
+        self._until = self._clock() + self._open_s * (1 + self._rng.random() / 4)
+
+
+class Silence:
+    """Outlier detection: sets a cell aside that takes requests and answers nobody (it hangs; connecting still works).
+
+    It does when `SILENT_REQUESTS` requests in a row used up their time without a byte of an answer and were of
+    `SILENT_TENANTS` tenants: one tenant's slow requests say nothing about the cell. From then on one request passes
+    after each pause, and any answer at all ends it. The pauses are those of the breaker.
+    """
+
+    def __init__(self, clock: Callable[[], float], rng: random.Random) -> None:
+        self._clock = clock
+        self._rng = rng
+        self._tenants: set[bytes] = set()
+        self._open_s = OPEN_FIRST_S
+        self._until = 0.0  # 0: not set aside
+        self.requests = 0  # without an answer, in a row
+
+    def allows(self) -> bool:
+        """Whether a request may be sent. Who is let through although the cell is set aside is the trial."""
+        if not self._until:
+            return True
+        if self._clock() < self._until:
+            return False
+        self._open_s = min(self._open_s * 2, OPEN_MOST_S)
+        self._pause()
+        return True
+
+    @property
+    def retry_after_s(self) -> float:
+        """Seconds until it makes sense to try again."""
+        return max(0.0, self._until - self._clock())
+
+    def answered(self) -> None:
+        """The cell answered somebody. Cheap to leave out while `requests` is 0."""
+        self._tenants.clear()
+        self.requests, self._until, self._open_s = 0, 0.0, OPEN_FIRST_S
+
+    def silent(self, tenant: bytes) -> bool:
+        """A request of ``tenant`` got no answer in all its time. True where this sets the cell aside."""
+        self.requests += 1
+        if len(self._tenants) < SILENT_TENANTS:
+            self._tenants.add(tenant)
+        if self._until or self.requests < SILENT_REQUESTS or len(self._tenants) < SILENT_TENANTS:
+            return False
+        self._pause()
+        return True
+
+    def _pause(self) -> None:
         self._until = self._clock() + self._open_s * (1 + self._rng.random() / 4)
 
 

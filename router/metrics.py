@@ -18,7 +18,9 @@ class Metrics:
         self._refused: dict[str, Counter] = {}
         self._replays: dict[str, Counter] = {}
         self._upstreams: dict[str, Counter] = {}
+        self._walls: dict[tuple[str, bool], Counter] = {}
         self._holds = slot.gauge(Metric.ROUTER_HOLDS)
+        self._clients = slot.gauge(Metric.ROUTER_CLIENTS)
 
     def answered(self, cell: str, status: int, seconds: float) -> None:
         """A request ended with an answer; status 499 where the client left before."""
@@ -46,9 +48,19 @@ class Metrics:
             counter = self._replays[reason] = self._slot.counter(Metric.ROUTER_RETRIES, reason=reason)
         counter.add()
 
-    def gauges(self, waiting: int, upstreams: dict[str, int]) -> None:
-        """How many requests wait in holds, and connections are open to each cell, now."""
+    def walled(self, wall: str, refused: bool) -> None:
+        """Something went beyond a wall, and was refused or only observed."""
+        counter = self._walls.get((wall, refused))
+        if counter is None:
+            outcome = "refused" if refused else "observed"
+            counter = self._slot.counter(Metric.ROUTER_WALLS, wall=wall, outcome=outcome)
+            self._walls[wall, refused] = counter
+        counter.add()
+
+    def gauges(self, waiting: int, clients: int, upstreams: dict[str, int]) -> None:
+        """How many requests wait in holds, and connections are open to clients and to each cell, now."""
         self._holds.set(waiting)
+        self._clients.set(clients)
         for cell, count in upstreams.items():
             gauge = self._upstreams.get(cell)
             if gauge is None:

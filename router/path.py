@@ -22,6 +22,7 @@ from router.pool import Pools
 from router.settings import Budgets
 from router.table import Located
 from router.timers import Timer, Wheel
+from router.walls import Walls
 
 _WANT_LENGTH: Final = frozenset((b"POST", b"PUT", b"PATCH"))  # RFC 9110, 8.6: say that there is no content
 _PHRASES: Final = {status.value: status.phrase.encode() for status in http.HTTPStatus} | {421: b"Misdirected Request"}
@@ -117,8 +118,12 @@ class Path:
     metrics: Metrics
     signatures: Signatures
     hint_key: bytes | None
+    walls: Walls
     clock: Callable[[], float] = time.monotonic
+    connections: int = 8192  # of clients, at most
     clients: set[Drainable] = field(default_factory=set)
+    leaving: int = 0  # of these, connections that were refused and are told so
+    gathered: int = 0  # bytes that bodies may take which are waited for (`Exchange`)
     draining: bool = False
 
     def timer(self, fire: Callable[[], None]) -> Timer:

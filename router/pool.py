@@ -10,11 +10,12 @@ from collections.abc import Callable
 
 from contracts.problems import CELL_BUSY, CELL_UNAVAILABLE, Problem
 from contracts.routes import split_address
-from router.breaker import Breaker, RetryBudget
+from router.breaker import Breaker, RetryBudget, Silence
 from router.settings import Budgets
 from router.table import Caps
 from router.timers import Timer, Wheel
 from router.upstream import Upstream, User
+from router.walls import Wall, Walls
 
 
 class NoRoomError(Exception):
@@ -38,10 +39,13 @@ class Pool:
         wheel: Wheel,
         clock: Callable[[], float],
         rng: random.Random,
+        walls: Walls,
     ) -> None:
         self.name = name
         self.caps = caps
+        self._walls = walls
         self.breaker = Breaker(clock, rng)
+        self.silence = Silence(clock, rng)
         self.retries = RetryBudget()
         self.in_flight = 0
         self._host, self._port = split_address(address)
@@ -70,8 +74,10 @@ class Pool:
         return len(self._waiting)
 
     def enter(self) -> None:
-        """Count a request in; `NoRoomError` at the cap. Each entry needs one `leave`."""
-        if self.in_flight >= self.caps.in_flight:
+        """Count a request in, or `NoRoomError`: at the cap, or the cell is set aside. Each entry needs one `leave`."""
+        if not self.silence.allows() and self._walls.refuses(Wall.BULKHEADS):
+            raise NoRoomError(CELL_UNAVAILABLE, self.silence.retry_after_s)
+        if self.in_flight >= self.caps.in_flight and self._walls.refuses(Wall.BULKHEADS):
             raise NoRoomError(CELL_BUSY, 1.0)
         self.in_flight += 1
 
@@ -87,11 +93,14 @@ class Pool:
                 upstream.user = user
                 user.connected(upstream)
                 return
-        if self.size < self.caps.connections:
+        if self.size < self.caps.connections or not self._walls.enforces(Wall.BULKHEADS):
             if not self.breaker.allows():
                 raise NoRoomError(CELL_UNAVAILABLE, self.breaker.retry_after_s)
+            if self.size >= self.caps.connections + self.caps.pending:
+                self._walls.refuses(Wall.BULKHEADS)  # it does not, but it may count
             self._open()
         elif len(self._waiting) >= self.caps.pending:
+            self._walls.refuses(Wall.BULKHEADS)
             raise NoRoomError(CELL_BUSY, 1.0)
         self._waiting.append(user)
 
@@ -127,7 +136,7 @@ class Pool:
         elif upstream.transport is not None:
             upstream.transport.abort()
         if len(self._waiting) > len(self._opening) and self.size < self.caps.connections and self.breaker.allows():
-            self._open()
+            self._open()  # with the walls down nobody waits for a connection that is not being opened
 
     def drop_idle(self) -> None:
         """Close what waits for a request: where one connection has died unseen, its neighbours have most likely too."""
@@ -184,7 +193,10 @@ def _this_task() -> "asyncio.Task[None]":
 class Pools:
     """The pools of one worker. A pool whose cell has got another address is closed when it is replaced."""
 
-    def __init__(self, budgets: Budgets, wheel: Wheel, clock: Callable[[], float], rng: random.Random) -> None:
+    def __init__(
+        self, budgets: Budgets, wheel: Wheel, clock: Callable[[], float], rng: random.Random, walls: Walls
+    ) -> None:
+        self._walls = walls
         self._budgets = budgets
         self._wheel = wheel
         self._clock = clock
@@ -200,7 +212,7 @@ class Pools:
             return pool
         if known is not None:
             known[1].close()
-        pool = Pool(name, address, caps, self._budgets, self._wheel, self._clock, self._rng)
+        pool = Pool(name, address, caps, self._budgets, self._wheel, self._clock, self._rng, self._walls)
         self._pools[name] = (address, pool)
         return pool
 

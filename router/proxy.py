@@ -22,6 +22,7 @@ from router.path import Downstream, Path, answer_head, problem_answer, request_h
 from router.pool import NoRoomError, Pool
 from router.table import Located, RouteState
 from router.upstream import LostError, Upstream
+from router.walls import Wall
 
 _log = structlog.get_logger("router")
 
@@ -36,7 +37,7 @@ class Exchange:
     """One request and its answer. Implements `upstream.User` and `hold.Waiter`; every event comes in by a method."""
 
     __slots__ = (
-        *("_answered", "_chunked", "_client", "_complete", "_done", "_hold_until", "_id", "_in_address"),
+        *("_answered", "_chunked", "_client", "_complete", "_done", "_gathers", "_hold_until", "_id", "_in_address"),
         *("_in_tenant", "_kept", "_lost", "_path", "_pool", "_probe", "_replayable", "_request"),
         *("_route", "_started", "_upstream", "_waits", "kept_bytes", "method", "request_sent"),
     )
@@ -59,6 +60,7 @@ class Exchange:
         self._pool: Pool | None = None  # counted in there
         self._upstream: Upstream | None = None
         self._waits = False  # in a hold
+        self._gathers = 0  # bytes of the body that is waited for before a cell is troubled
         self._probe = False
         self._hold_until = 0.0
         self._lost = 0
@@ -82,10 +84,30 @@ class Exchange:
         refused = self._admit_tenant(route)
         if refused is not None:
             self._refuse(refused)
-        elif self._path.holds.must_wait(route.tenant, route.state is RouteState.HELD):
+        elif complete or not self._gather():
+            self._go(route)
+
+    def _go(self, route: Located) -> None:
+        if self._path.holds.must_wait(route.tenant, route.state is RouteState.HELD):
             self._hold(route, frozen=False)
         else:
             self._forward(route)
+
+    def _gather(self) -> bool:
+        """Wait for all of a small body, so that a slow client takes no connection of a cell (`more` goes on). Not where
+        the client waits for the cell's word first, nor in chunks: they may be a conversation."""
+        path, fields = self._path, self._request.fields
+        if fields.expects_continue or not 0 < fields.framing <= path.budgets.replay_bytes:
+            return False
+        if path.gathered + fields.framing > path.budgets.gathered_bytes or not path.walls.enforces(Wall.SLOW_CLIENTS):
+            return False
+        self._gathers = fields.framing
+        path.gathered += fields.framing
+        return True
+
+    def _gathered(self) -> None:
+        self._path.gathered -= self._gathers
+        self._gathers = 0
 
     def _admit_address(self) -> Refused | None:
         refused = self._path.admission.enter_address(self._client.address)
@@ -149,6 +171,8 @@ class Exchange:
 
     def answer(self, head: AnswerHead, payload: bytes, complete: bool) -> None:
         """Back: a refusal that promises that nothing ran is replayed or held, everything else goes to the client."""
+        if self._pool is not None and self._pool.silence.requests:
+            self._pool.silence.answered()
         if head.refused is not None and self._nothing_ran(head):
             if not complete:
                 self._drop_upstream()
@@ -168,15 +192,19 @@ class Exchange:
     def more(self, payload: bytes, complete: bool) -> None:
         """More of the request's body came."""
         self._keep(payload, complete)
-        if self._upstream is None:
+        if self._gathers:
+            if complete:
+                self._gathered()
+                self.released(False)
+        elif self._upstream is None:
             if self.kept_bytes > self._path.budgets.replay_bytes:
                 self._client.pause()
             if self._waits and not self._path.holds.grew(len(payload)):
                 self._refuse(Refused(problems.TENANT_FROZEN, "there is no room to wait", _RETRY_S))
-            return
-        self.request_sent = complete
-        self._upstream.write(self._framed(payload))
-        self._limit_kept()
+        else:
+            self.request_sent = complete
+            self._upstream.write(self._framed(payload))
+            self._limit_kept()
 
     def malformed(self, error: MalformedError) -> None:
         """The rest of the request's body cannot be read: nothing more of it is sent anywhere."""
@@ -370,7 +398,29 @@ class Exchange:
         elif not self._complete:
             self._refuse(Refused(problems.CLIENT_TOO_SLOW), close=True)
         else:
+            self._note_silence()
             self._refuse(Refused(problems.DEADLINE))
+
+    def _note_silence(self) -> None:
+        """The cell had all of the request and said nothing in all the time."""
+        pool, route = self._pool, self._route
+        if self._upstream is None or pool is None or route is None:
+            return
+        if pool.silence.silent(route.tenant):
+            _log.warning("cell_set_aside", **{Field.CELL: pool.name, Field.REASON: "it answers nobody"})
+
+    def too_slow(self, detail: str) -> None:
+        """The client sends its request, or takes its answer, too slowly."""
+        if self._answered:
+            self._drop_upstream()
+            self._cut()
+        else:
+            self._refuse(Refused(problems.CLIENT_TOO_SLOW, detail), close=True)
+
+    @property
+    def expects_continue(self) -> bool:
+        """Whether the client sends its body only when it is told to."""
+        return self._request.fields.expects_continue
 
     def client_left(self) -> None:
         """Nobody waits for the answer any more: it stops costing anything now."""
@@ -411,6 +461,7 @@ class Exchange:
             return
         self._done = True
         path = self._path
+        self._gathered()
         self._end_probe()
         self._leave_pool()
         if self._in_tenant is not None:

@@ -4,12 +4,13 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Final
 
-from pydantic import AfterValidator, Field, SecretStr, model_validator
-from pydantic_settings import BaseSettings, SettingsConfigDict
+from pydantic import AfterValidator, BeforeValidator, Field, SecretStr, model_validator
+from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 from contracts import ids, keys
 from contracts.routes import split_address
 from router.board import Board
+from router.walls import ALL_ON, Mode, Modes, Wall, parse_all
 
 ENV_PREFIX: Final = "CELLWALL_ROUTER_"
 SECRETS: Final = frozenset({"envelope_root", "route_hint_key", "control_plane_token", "admin_token"})
@@ -28,12 +29,17 @@ class Budgets:
     held_requests: int = 1024  # waiting in holds, of all tenants of one worker
     held_bytes: int = 16 << 20
     replay_bytes: int = 64 << 10  # a request body up to this size is kept, so that it can be sent again
+    gathered_bytes: int = 32 << 20  # of bodies that one worker waits for before it takes a connection to a cell
     connect_s: float = 2.0
     upstream_idle_s: float = 55.0  # below the cell's keep-alive of 75 s
     client_idle_s: float = 75.0  # between requests of one connection
     client_head_s: float = 10.0  # from the first byte of a request to the end of its head
     client_stall_s: float = 20.0  # a body or an answer that makes no progress
     drain_s: float = 30.0  # from SIGTERM to the end of the last request
+    # The least that a client has to send of a request, or to take of an answer, as a mean over each window. As in
+    # Kestrel (MinDataRate: 240 bytes/s after 5 s of grace).
+    client_bytes_per_s: float = 240.0
+    client_window_s: float = 5.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,6 +49,7 @@ class AddressLimits:
     requests_per_s: float = 5000.0
     burst: int = 10000
     in_flight: int = 2048
+    connections: int = 1024  # open at a time
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,6 +80,8 @@ class WorkerConfig:
     front_door: FrontDoor | None = None
     budgets: Budgets = field(default_factory=Budgets)
     address_limits: AddressLimits = field(default_factory=AddressLimits)
+    connections: int = 8192  # open client connections of this worker, at most
+    walls: Modes = field(default_factory=dict)
 
 
 _BUDGETS: Final = Budgets()
@@ -126,6 +135,11 @@ class Settings(BaseSettings):
     address_requests_per_s: Annotated[float, Field(ge=0)] = _ADDRESS_LIMITS.requests_per_s
     address_burst: Annotated[int, Field(ge=1)] = _ADDRESS_LIMITS.burst
     address_in_flight: Annotated[int, Field(ge=1)] = _ADDRESS_LIMITS.in_flight
+    address_connections: Annotated[int, Field(ge=1)] = _ADDRESS_LIMITS.connections
+    connections: Annotated[int, Field(ge=16)] = 8192
+    client_bytes_per_s: Annotated[float, Field(gt=0)] = _BUDGETS.client_bytes_per_s
+    client_window_s: Annotated[float, Field(ge=0.1, le=60)] = _BUDGETS.client_window_s
+    walls: Annotated[dict[Wall, Mode], NoDecode, BeforeValidator(parse_all)] = dict(ALL_ON)
     envelope_root: Root | None = None
     route_hint_key: Root | None = None
     control_plane_token: SecretStr | None = None
@@ -146,11 +160,19 @@ class Settings(BaseSettings):
 
     def budgets(self) -> Budgets:
         """The budgets of a worker."""
-        return Budgets(request_s=self.request_s, hold_s=self.hold_s, drain_s=self.drain_s)
+        return Budgets(
+            request_s=self.request_s,
+            hold_s=self.hold_s,
+            drain_s=self.drain_s,
+            client_bytes_per_s=self.client_bytes_per_s,
+            client_window_s=self.client_window_s,
+        )
 
     def address_limits(self) -> AddressLimits:
         """The limits of one client address."""
-        return AddressLimits(self.address_requests_per_s, self.address_burst, self.address_in_flight)
+        return AddressLimits(
+            self.address_requests_per_s, self.address_burst, self.address_in_flight, self.address_connections
+        )
 
     def hint_key(self) -> bytes | None:
         """The key under which newer routes are signed, where one is set."""

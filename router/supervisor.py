@@ -193,6 +193,8 @@ class Supervisor:
             front_door=settings.front(),
             budgets=settings.budgets(),
             address_limits=settings.address_limits(),
+            connections=settings.connections,
+            walls=settings.walls,
         )
 
         def entry() -> int:

@@ -9,6 +9,7 @@ import asyncio
 import gc
 import os
 import random
+import resource
 import signal
 import socket
 import time
@@ -30,8 +31,10 @@ from router.settings import WorkerConfig
 from router.table import RouteState, RouteTable, tenant_key
 from router.timers import TICK_S, Wheel
 from router.wake import WakeLink
+from router.walls import Walls
 
 _HOUSEKEEPING_S: Final = 0.5
+_OWN_DESCRIPTORS: Final = 64  # of a worker, beside connections
 
 _log = structlog.get_logger("router")
 
@@ -40,6 +43,16 @@ def run(config: WorkerConfig) -> None:
     """Serve until SIGTERM, or until the supervisor is gone. Returns after the drain."""
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
         runner.run(_Worker(config).serve())
+
+
+def _room(wanted: int) -> int:
+    """How many client connections there are descriptors for: as many again are for connections to cells."""
+    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+    room = wanted if hard == resource.RLIM_INFINITY else min(wanted, (hard - _OWN_DESCRIPTORS) // 2)
+    if room < wanted:
+        _log.warning("connections_limited", wanted=wanted, room=room, **{Field.REASON: f"open files: {hard}"})
+    return room
 
 
 class _Worker:
@@ -55,6 +68,8 @@ class _Worker:
 
     def _compose(self) -> Path:
         config, budgets = self._config, self._config.budgets
+        metrics = Metrics(self._slot)
+        walls = Walls(config.walls, metrics.walled)
         locator = Locator(
             self._table,
             trust_tenant_header=config.trust_tenant_header,
@@ -64,13 +79,15 @@ class _Worker:
         return Path(
             budgets=budgets,
             locator=locator,
-            admission=Admission(time.monotonic, config.board, config.index, config.address_limits),
-            pools=Pools(budgets, self._wheel, time.monotonic, random.Random()),  # noqa: S311 - jitter only
+            admission=Admission(time.monotonic, config.board, config.index, config.address_limits, walls),
+            pools=Pools(budgets, self._wheel, time.monotonic, random.Random(), walls),  # noqa: S311 - jitter only
             holds=Holds(self._wheel, self._still_held, requests=budgets.held_requests, max_bytes=budgets.held_bytes),
             wheel=self._wheel,
-            metrics=Metrics(self._slot),
+            metrics=metrics,
             signatures=Signatures(config.envelope_root, os.urandom(8).hex().encode()),
             hint_key=config.hint_key,
+            walls=walls,
+            connections=_room(config.connections),
         )
 
     def _still_held(self, tenant: bytes) -> bool:
@@ -116,7 +133,9 @@ class _Worker:
     async def _keep_house(self) -> None:
         while True:
             self._path.metrics.gauges(
-                self._path.holds.waiting, {pool.name: pool.size for pool in self._path.pools.all()}
+                self._path.holds.waiting,
+                len(self._path.clients),
+                {pool.name: pool.size for pool in self._path.pools.all()},
             )
             if os.getppid() != self._parent:
                 _log.warning("supervisor_lost", **{Field.WORKER: self._config.index})

@@ -11,10 +11,11 @@ import sqlalchemy as sa
 from sqlalchemy.dialects.postgresql import ARRAY, JSONB, insert
 from sqlalchemy.sql.functions import func
 
+from cell import work
 from cell.ids import uuid7
 from cell.shards.session import TenantSession
 from cell.shards.sql import prepare
-from cell.shards.tables import inbox, outbox, work
+from cell.shards.tables import inbox, outbox
 
 RETENTION: Final = timedelta(hours=24)  # of finished events
 REDELIVER_AFTER: Final = timedelta(seconds=30)  # when an event that no inbox has yet goes to the stream again
@@ -54,13 +55,6 @@ _EMIT = prepare(
         event_id=sa.bindparam("event_id"),
         type=sa.bindparam("type"),
         payload=sa.bindparam("payload", type_=JSONB),
-    )
-)
-_wake = insert(work).values(tenant_id=_TENANT, kind=WORK_KIND, due=_NOW + sa.bindparam("delay", type_=sa.Interval))
-_WAKE = prepare(
-    _wake.on_conflict_do_update(
-        index_elements=[work.c.tenant_id, work.c.kind],
-        set_={"due": func.least(work.c.due, _wake.excluded.due)},
     )
 )
 
@@ -134,7 +128,7 @@ async def emit(session: TenantSession, type_: str, payload: msgspec.Struct) -> U
 
 async def wake(session: TenantSession, delay: timedelta) -> None:
     """Have the worker look at this tenant's events after ``delay``, or earlier where that was asked before."""
-    await session.execute(_WAKE, delay=delay)
+    await work.wake(session, WORK_KIND, delay)
 
 
 async def due(session: TenantSession, subscriptions: Subscriptions) -> list[UUID]:

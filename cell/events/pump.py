@@ -8,8 +8,9 @@ from typing import Final
 import structlog
 
 from cell.events.inbox import Consumer, Inbox, Outcome
-from cell.events.relay import CLAIM_TENANTS, Claim, Relay
+from cell.events.relay import CLAIM_TENANTS, Relay
 from cell.events.stream import Stream
+from cell.work import Claim
 from contracts.names import Field
 
 _log = structlog.get_logger(__name__)

@@ -8,14 +8,11 @@ round of it.
 
 import asyncio
 from collections.abc import Awaitable, Callable, Sequence
-from dataclasses import dataclass
-from datetime import datetime, timedelta
+from datetime import timedelta
 from typing import Final
 
-import sqlalchemy as sa
 import structlog
 from redis.exceptions import RedisError
-from sqlalchemy.sql.functions import func
 
 from cell.events import outbox
 from cell.events.metrics import EventMetrics
@@ -24,8 +21,7 @@ from cell.events.tenants import active
 from cell.shards.context import TenantContext
 from cell.shards.errors import FrozenError, NotOursError
 from cell.shards.session import Shards, TenantSession
-from cell.shards.sql import Statement, prepare
-from cell.shards.tables import work
+from cell.work import Claim, Claims
 from contracts.names import Field
 
 JOB_TIMEOUT_S: Final = 10.0
@@ -34,36 +30,6 @@ AGAIN_SOON: Final = timedelta(seconds=1)  # after a refusal that may pass: froze
 
 Chore = Callable[[TenantSession], Awaitable[int]]
 _log = structlog.get_logger(__name__)
-
-_due = (
-    sa.select(work.c.tenant_id, work.c.kind)
-    .where(work.c.kind == outbox.WORK_KIND, work.c.due <= func.now())
-    .order_by(work.c.due)
-    .limit(CLAIM_TENANTS)
-    .with_for_update(skip_locked=True)
-    .subquery("ready")
-)
-_CLAIM = prepare(
-    sa.update(work)
-    .where(work.c.tenant_id == _due.c.tenant_id, work.c.kind == _due.c.kind)
-    .values(due=func.now() + sa.bindparam("lease", type_=sa.Interval))
-    .returning(work.c.tenant_id, work.c.due)
-)
-_CLAIMED = sa.and_(
-    work.c.tenant_id == sa.bindparam("tenant", type_=sa.BigInteger),
-    work.c.kind == outbox.WORK_KIND,
-    work.c.due == sa.bindparam("claimed", type_=sa.DateTime(timezone=True)),
-)
-_DROP = prepare(sa.delete(work).where(_CLAIMED))
-_POSTPONE = prepare(sa.update(work).where(_CLAIMED).values(due=func.now() + sa.bindparam("delay", type_=sa.Interval)))
-
-
-@dataclass(frozen=True, slots=True)
-class Claim:
-    """A tenant to look after, until ``due``: then it is anybody's again."""
-
-    tenant: int
-    due: datetime
 
 
 class Relay:
@@ -82,12 +48,11 @@ class Relay:
         self._subscriptions = subscriptions
         self._metrics = metrics
         self._chores = (outbox.prune, *chores)
+        self._claims = Claims(shards, outbox.WORK_KIND)
 
     async def claim(self, shard: str) -> list[Claim]:
         """Tenants of the shard whose time has come, at most `CLAIM_TENANTS`; nobody else gets them meanwhile."""
-        values = {"lease": outbox.REDELIVER_AFTER}
-        rows = await self._shards.pool(shard).fetch(_CLAIM.text, *_CLAIM.arguments(0, values))
-        return [Claim(row["tenant_id"], row["due"]) for row in rows]
+        return await self._claims.take(shard, CLAIM_TENANTS, outbox.REDELIVER_AFTER)
 
     async def attend(self, shard: str, claim: Claim) -> None:
         """Relay what is due of a claimed tenant, and let the claim go where nothing is outstanding."""
@@ -98,10 +63,10 @@ class Relay:
             outstanding = False
         except (FrozenError, RedisError, TimeoutError) as e:
             _log.warning("relay_postponed", **{Field.TENANT: f"t{claim.tenant}", Field.REASON: str(e)})
-            await self._settle(shard, claim, _POSTPONE, delay=AGAIN_SOON)
+            await self._claims.postpone(shard, claim, AGAIN_SOON)
             return
         if not outstanding:
-            await self._settle(shard, claim, _DROP)
+            await self._claims.drop(shard, claim)
 
     async def relay(self, tenant: int) -> bool:
         """Put every due event of the tenant on the stream; whether some consumer still has to see one.
@@ -140,11 +105,6 @@ class Relay:
                     await chore(session)
         except (NotOursError, FrozenError):
             return
-
-    async def _settle(self, shard: str, claim: Claim, statement: Statement, **values: timedelta) -> None:
-        """Change the claim's row, unless a new event has woken it since."""
-        arguments = statement.arguments(0, {"tenant": claim.tenant, "claimed": claim.due, **values})
-        await self._shards.pool(shard).execute(statement.text, *arguments)
 
 
 def _context(tenant: int) -> TenantContext:

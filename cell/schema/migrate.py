@@ -41,6 +41,8 @@ _ROLE_SETTINGS: Final[Mapping[str, Mapping[str, str]]] = {
         "transaction_timeout": "60s",
         "idle_in_transaction_session_timeout": "15s",
         "lock_timeout": "10s",
+        # A seat stands for one processor of the database, so a heavy query of one tenant may not take several.
+        "max_parallel_workers_per_gather": "0",
     },
     TRANSFER: {
         "client_connection_check_interval": "1s",
@@ -153,12 +155,13 @@ async def _roles(admin: "asyncpg.Connection[asyncpg.Record]", passwords: Passwor
         bypass = "BYPASSRLS" if role == TRANSFER else "NOBYPASSRLS"
         limits = f"LOGIN NOSUPERUSER NOCREATEDB NOCREATEROLE NOREPLICATION NOINHERIT {bypass}"
         if role == TRANSFER:
-            limits = limits.replace("NOINHERIT", "INHERIT")  # of pg_signal_backend
+            limits = limits.replace("NOINHERIT", "INHERIT")  # of the roles granted below
         statement = await admin.fetchval(f"SELECT format('ALTER ROLE {role} {limits} PASSWORD %L', $1::text)", password)
         await admin.execute(statement)
         for name, value in _ROLE_SETTINGS[role].items():
             await admin.execute(f"ALTER ROLE {role} SET {name} = '{value}'")
-    await admin.execute(f"GRANT pg_signal_backend TO {TRANSFER}")  # a freeze ends the holders of a tenant's lock
+    # A freeze ends the holders of a tenant's lock; metering sees whose statements keep the server busy.
+    await admin.execute(f"GRANT pg_signal_backend, pg_read_all_stats TO {TRANSFER}")
 
 
 async def _database(admin: "asyncpg.Connection[asyncpg.Record]", database: str) -> None:

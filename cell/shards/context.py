@@ -1,18 +1,29 @@
 """What is known of one request or job: whose it is, at which epoch, and how long it may take."""
 
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from math import inf
 
+from cell.fairness.cost import Cost
 from contracts import ids
 
 ANY_EPOCH = 0  # for workers: whatever the epoch, but only while the tenant is active here
 
 
+def unlimited(_user: object) -> None:
+    """For work that no user asked for."""
+
+
 @dataclass(slots=True)
 class TenantContext:
-    """One unit of work for one tenant. ``deadline`` is in the loop's clock (``loop.time()``), seconds.
+    """One unit of work for one tenant. Times are seconds of the monotonic clock, which is also the loop's.
 
+    ``deadline`` is when the application is stopped, ``statement_by`` when the database itself ends a statement that is
+    still at work: later, in case this process could not.
     ``committed`` turns true just before a writing transaction of this request sends COMMIT: from then on the request
-    may have had an effect, so the ingress no longer promises that nothing ran (moves.md rule 4).
+    may have had an effect, so the ingress no longer promises that nothing ran (moves.md rule 4). ``cost`` is what it
+    has cost so far. ``identified`` is called with the user as soon as it is known; it raises
+    `cell.fairness.station.RefusedError` where that user has used up its part.
     """
 
     tenant: int
@@ -22,6 +33,9 @@ class TenantContext:
     request_id: str
     plan: str
     committed: bool = False
+    cost: Cost = field(default_factory=Cost)
+    statement_by: float = inf
+    identified: Callable[[object], None] = unlimited
 
     @classmethod
     def for_worker(cls, tenant: int, deadline: float, job: str) -> "TenantContext":

@@ -12,11 +12,12 @@ import msgspec
 from cell.shards import directory
 from cell.shards.directory import Shard, ShardMap
 from cell.shards.errors import ShardUnavailableError
-from cell.shards.session import Pool, Shards
+from cell.shards.session import Pool, Shards, Spent, unmetered
 
 CONNECT_TIMEOUT_S: Final = 5.0
 CLOSE_TIMEOUT_S: Final = 5.0
 STATEMENTS_CACHED: Final = 512
+APART_DIRECTORY: Final = 16
 APP_ROLE: Final = "cellwall_app"
 TRANSFER_ROLE: Final = "cellwall_transfer"
 
@@ -47,8 +48,10 @@ class Databases:
 
 
 @asynccontextmanager
-async def opened(directory_dsn: str, app_password: str, size: int, application: str) -> AsyncIterator[Databases]:
-    """The directory and the application's pools, closed at the end.
+async def opened(
+    directory_dsn: str, app_password: str, size: int, application: str, spent: Spent = unmetered
+) -> AsyncIterator[Databases]:
+    """The directory and the application's pools, closed at the end. ``spent`` is told what sessions cost.
 
     Raises `ShardUnavailableError` where the directory cannot be read. A shard that is down is no failure: its tenants
     fail until it is back, all others are served.
@@ -67,7 +70,31 @@ async def opened(directory_dsn: str, app_password: str, size: int, application: 
             for shard in shard_map.shards.values()
         }
         await _warm(pools.values())
-        yield Databases(shard_map, catalogue, Shards(shard_map, pools))
+        yield Databases(shard_map, catalogue, Shards(shard_map, pools, spent=spent))
+
+
+@asynccontextmanager
+async def apart(
+    databases: Databases, directory_dsn: str, app_password: str, size: int, application: str, spent: Spent = unmetered
+) -> AsyncIterator[Databases]:
+    """The same databases on connections of their own, for work that must not take those of others; opened when needed.
+
+    ``size`` connections a shard; to the directory at most `APART_DIRECTORY`.
+    """
+    async with AsyncExitStack() as stack:
+        catalogue = await stack.enter_async_context(
+            _pool(
+                dsn=directory_dsn,
+                size=APART_DIRECTORY,
+                application=application,
+                connection_class=asyncpg.Connection,
+            )
+        )
+        pools = {
+            shard.name: await stack.enter_async_context(app_pool(shard, app_password, size, application))
+            for shard in databases.shard_map.shards.values()
+        }
+        yield Databases(databases.shard_map, catalogue, Shards(databases.shard_map, pools, spent=spent))
 
 
 @asynccontextmanager

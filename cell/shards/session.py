@@ -6,12 +6,15 @@ transaction only (moves.md rule 3), so a pooled connection carries nothing over.
 """
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
-from contextlib import asynccontextmanager, suppress
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping
+from contextlib import asynccontextmanager, contextmanager, suppress
+from math import inf
 from typing import Any, Final, TypeAlias, TypeVar
 
 import asyncpg
 
+from cell.fairness.cost import Cost
 from cell.shards import errors
 from cell.shards.context import TenantContext
 from cell.shards.directory import ShardMap
@@ -20,6 +23,7 @@ from cell.shards.sql import Statement
 LOCK_PATIENCE_S: Final = 0.05  # how long a busy tenant lock is tried again before the tenant counts as frozen
 LOCK_RETRY_S: Final = 0.005
 ROLLBACK_TIMEOUT_S: Final = 2.0
+_TIMEOUT_MS_MAX: Final = 2**31 - 1
 # InternalClientError is how asyncpg meets a server that said goodbye while the connection was idle in a transaction.
 _CONNECTION_LOST: Final = (
     OSError,
@@ -34,43 +38,85 @@ _UNAVAILABLE: Final = frozenset({"57P03", "53300", "53200", "28P01", "3D000"})
 T = TypeVar("T")
 Pool: TypeAlias = "asyncpg.Pool[asyncpg.Record]"
 PooledConnection: TypeAlias = "asyncpg.pool.PoolConnectionProxy[asyncpg.Record]"
+Spent: TypeAlias = Callable[[int, str, float], None]  # tenant, shard, seconds: `cell.metering.Meter.spent`
+NO_TENANT: Final = 0
+
+
+def unmetered(_tenant: int, _shard: str, _seconds: float) -> None:
+    """For processes whose work nobody counts, such as a command of an operator."""
 
 
 class TenantSession:
-    """One transaction of one tenant. Only `Shards.enter` makes one; it is over when that context ends."""
+    """One transaction of one tenant. Only `Shards.enter` makes one; it is over when that context ends.
 
-    def __init__(self, connection: PooledConnection, tenant: int) -> None:
+    How long the shard took to answer is added to ``cost``, in seconds of ``clock``.
+    """
+
+    def __init__(
+        self,
+        connection: PooledConnection,
+        tenant: int,
+        cost: Cost | None = None,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
         self._connection = connection
         self.tenant = tenant
+        self._cost = cost or Cost()
+        self._clock = clock
 
     async def fetch(self, statement: Statement, **values: Any) -> list[asyncpg.Record]:
         """All rows."""
-        return await _translated(self._connection.fetch, statement.text, *statement.arguments(self.tenant, values))
+        return await self._ask(self._connection.fetch, statement, values)
 
     async def fetchrow(self, statement: Statement, **values: Any) -> asyncpg.Record | None:
         """The first row, or None."""
-        return await _translated(self._connection.fetchrow, statement.text, *statement.arguments(self.tenant, values))
+        return await self._ask(self._connection.fetchrow, statement, values)
 
     async def fetchval(self, statement: Statement, **values: Any) -> Any:
         """The first column of the first row, or None."""
-        return await _translated(self._connection.fetchval, statement.text, *statement.arguments(self.tenant, values))
+        return await self._ask(self._connection.fetchval, statement, values)
 
     async def execute(self, statement: Statement, **values: Any) -> int:
         """How many rows the statement changed (or returned)."""
-        status = await _translated(self._connection.execute, statement.text, *statement.arguments(self.tenant, values))
+        status = await self._ask(self._connection.execute, statement, values)
         count = status.rpartition(" ")[2]
         return int(count) if count.isdigit() else 0
+
+    async def _ask(self, ask: Callable[..., Awaitable[T]], statement: Statement, values: dict[str, Any]) -> T:
+        """The driver's answer, with the failures that are the platform's matter raised as errors of ours.
+
+        The call is made in here: a connection that the server has ended is out of the pool's hands and refuses at once.
+        """
+        arguments = statement.arguments(self.tenant, values)
+        began = self._clock()
+        try:
+            return await ask(statement.text, *arguments)
+        except (asyncpg.PostgresError, *_CONNECTION_LOST) as e:
+            mapped = _mapped(e)
+            if mapped is not None:
+                raise mapped from e
+            raise
+        finally:
+            self._cost.database_s += self._clock() - began
 
 
 class Shards:
     """The tenants' databases of this cell. Which shard a tenant is on is decided in memory, by the bucket map."""
 
     def __init__(
-        self, shard_map: ShardMap, pools: Mapping[str, Pool], sleep: Callable[[float], Awaitable[None]] = asyncio.sleep
+        self,
+        shard_map: ShardMap,
+        pools: Mapping[str, Pool],
+        sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
+        clock: Callable[[], float] = time.monotonic,
+        spent: Spent = unmetered,
     ) -> None:
+        """``spent`` is told at the end of every session how long it kept its shard busy."""
         self._map = shard_map
         self._pools = pools
         self._sleep = sleep
+        self._clock = clock
+        self._spent = spent
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -85,6 +131,15 @@ class Shards:
         """The application role's pool of a shard, for platform tables that are under no tenant (``work``)."""
         return self._pools[shard]
 
+    @contextmanager
+    def platform(self, shard: str) -> Iterator[Pool]:
+        """The same pool for one statement under no tenant, whose time counts as the platform's."""
+        began = self._clock()
+        try:
+            yield self._pools[shard]
+        finally:
+            self._spent(NO_TENANT, shard, self._clock() - began)
+
     @asynccontextmanager
     async def enter(self, ctx: TenantContext, *, read_only: bool = False) -> AsyncIterator[TenantSession]:
         """A transaction of the context's tenant: commits when the block ends well, else rolls back.
@@ -93,7 +148,9 @@ class Shards:
         transaction. A ``read_only`` one does not count as an effect of the request. COMMIT, once sent, is awaited
         even when the task is cancelled; a running statement is cancelled at the server.
         """
-        pool = self._pools[self._map.shard_of(ctx.tenant)]
+        shard = self._map.shard_of(ctx.tenant)
+        pool = self._pools[shard]
+        before = ctx.cost.database_s
         try:
             connection = await pool.acquire()
         except (*_CONNECTION_LOST, asyncpg.PostgresError, TimeoutError) as e:
@@ -101,16 +158,35 @@ class Shards:
         try:
             await self._enter(connection, ctx, read_only)
             try:
-                yield TenantSession(connection, ctx.tenant)
+                yield TenantSession(connection, ctx.tenant, ctx.cost, self._clock)
             except BaseException:
                 await _rollback(connection)
                 raise
-            await _commit(connection, ctx, read_only)
+            began = self._clock()
+            try:
+                await _commit(connection, ctx, read_only)
+            finally:
+                ctx.cost.database_s += self._clock() - began
         finally:
+            self._spent(ctx.tenant, shard, ctx.cost.database_s - before)
             await pool.release(connection)
 
     async def _enter(self, connection: PooledConnection, ctx: TenantContext, read_only: bool) -> None:
-        begin = f"BEGIN{' READ ONLY' if read_only else ''}; EXECUTE enter({int(ctx.tenant)}, {int(ctx.epoch)})"
+        began = self._clock()
+        try:
+            await self._begun(connection, self._begin(ctx, read_only))
+        finally:
+            ctx.cost.database_s += self._clock() - began
+
+    def _begin(self, ctx: TenantContext, read_only: bool) -> str:
+        """The first trip. The time limit of statements travels in it, in milliseconds, and never as 0: that is none."""
+        begin = "BEGIN READ ONLY; " if read_only else "BEGIN; "
+        if ctx.statement_by != inf:
+            limit_ms = int((ctx.statement_by - self._clock()) * 1000)
+            begin += f"SET LOCAL statement_timeout = {min(max(limit_ms, 1), _TIMEOUT_MS_MAX)}; "
+        return f"{begin}EXECUTE enter({int(ctx.tenant)}, {int(ctx.epoch)})"
+
+    async def _begun(self, connection: PooledConnection, begin: str) -> None:
         patience = LOCK_PATIENCE_S
         while True:
             try:
@@ -170,20 +246,6 @@ async def _unharmed(task: "asyncio.Future[str]") -> str:
     if cancelled and not task.cancelled() and task.exception() is None:
         raise asyncio.CancelledError
     return task.result()
-
-
-async def _translated(ask: Callable[..., Awaitable[T]], *arguments: Any) -> T:
-    """The driver's answer, with the failures that are the platform's matter raised as errors of ours.
-
-    The call is made in here: a connection that the server has ended is out of the pool's hands and refuses it at once.
-    """
-    try:
-        return await ask(*arguments)
-    except (asyncpg.PostgresError, *_CONNECTION_LOST) as e:
-        mapped = _mapped(e)
-        if mapped is not None:
-            raise mapped from e
-        raise
 
 
 def _lost(error: BaseException) -> bool:

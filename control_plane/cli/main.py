@@ -12,8 +12,10 @@ from control_plane.cli.client import CliError
 from control_plane.cli.context import Cli, pass_cli, shared
 from control_plane.cli.keys import keys
 from control_plane.cli.moves import moves
+from control_plane.cli.noisy import noisy
 from control_plane.cli.routes import routes
 from control_plane.cli.tenants import tenants
+from control_plane.cli.top import top
 from control_plane.views import AuditPage
 
 PROGRAM: Final = "cellctl"
@@ -84,7 +86,7 @@ def completion(shell: str) -> None:
     click.echo(script(root, {}, PROGRAM, f"_{PROGRAM.upper()}_COMPLETE").source())
 
 
-for group in (cells, tenants, moves, routes, keys):
+for group in (cells, tenants, moves, routes, keys, noisy, top):
     root.add_command(group)
 
 

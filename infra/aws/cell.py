@@ -316,6 +316,8 @@ class Cell(Component):
         return {
             "CELLWALL_CELL_NAME": self._name,
             "CELLWALL_CELL_POOL_SIZE": str(self._args.spec.pool_size),
+            "CELLWALL_CELL_BLOBS": pulumi.Output.concat("s3://", self._blobs.name),
+            "AWS_REGION": self._args.fleet.region,
         }
 
     def _blob_access(self) -> tuple[Statement, ...]:

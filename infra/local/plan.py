@@ -175,6 +175,7 @@ class Plan:
             "APP_PASSWORD": app_password,
             "TRANSFER_PASSWORD": state.password(f"{cell.name}.transfer"),
             "REDIS_URL": self.redis_url(cell),
+            "BLOBS": (self.folder.data / f"{cell.name}-blobs").as_uri(),
             "ENVELOPE_KEY": state.envelope_key(cell.name),
             "TRANSFER_TOKEN": state.transfer_token(cell.name),
             "AGENT_TOKEN": state.agent_token(cell.name),
@@ -188,7 +189,8 @@ class Plan:
             shards = {shard: self.superuser_dsn(cell.server(shard)) for shard in cell.shard_names}
             env["OWNER_PASSWORD"] = state.password(f"{cell.name}.owner")
             env["SHARD_ADMIN_DSNS"] = msgspec.json.encode(shards).decode()
-        return self.python(name, "cell", command, **{f"CELLWALL_CELL_{key}": value for key, value in env.items()})
+        ours = {f"CELLWALL_CELL_{key}": value for key, value in env.items()}
+        return self.python(name, "cell", command, **(ours | dict(state.spec.cell_environment)))
 
     def _router(self, name: str) -> Command:
         state = self.state
@@ -196,11 +198,11 @@ class Plan:
         arguments += ["--workers", str(state.spec.workers), "--control-plane", self.url(CONTROL_PLANE)]
         arguments += ["--drain-s", str(ROUTER_DRAIN_S), "--state-dir", str(self.folder.data / name)]
         arguments += ["--front-door", f"{state.spec.front_door_host}={self.at(f'{CONTROL_PLANE}.front-door')}"]
-        arguments += state.spec.router_options
         return self.python(
             name,
             "router",
             *arguments,
+            *state.spec.router_arguments,
             CELLWALL_ROUTER_ENVELOPE_ROOT=state.envelope_root,
             CELLWALL_ROUTER_ROUTE_HINT_KEY=state.route_hint_key(),
             CELLWALL_ROUTER_CONTROL_PLANE_TOKEN=state.router_keys[name],

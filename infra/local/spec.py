@@ -100,7 +100,7 @@ class FleetSpec:
 
     ``given`` maps a server's fleet name to a superuser DSN (or Redis URL) to use instead of a server of ours.
     ``modules`` maps ``router``, ``cell`` or ``control_plane`` to another module to run with ``python -m`` in its place.
-    ``router_options`` are appended to the command line of every router.
+    ``cell_environment`` is added to that of every cell's processes, ``router_arguments`` to the routers' command lines.
     """
 
     cells: tuple[LocalCellSpec, ...] = DEFAULT_CELLS
@@ -110,7 +110,8 @@ class FleetSpec:
     cpu_walls: bool = False
     given: Mapping[str, str] = field(default_factory=dict, repr=False)
     modules: Mapping[str, str] = field(default_factory=dict)
-    router_options: tuple[str, ...] = ()
+    cell_environment: Mapping[str, str] = field(default_factory=dict)
+    router_arguments: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         ids.host(self.base_domain)

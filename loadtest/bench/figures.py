@@ -11,9 +11,12 @@ from pathlib import Path
 from typing import Any, Final
 
 import msgspec
+from rich.console import Console
+from rich.table import Table
 
 from infra.local.spec import CHECKOUT
 
+OUT: Final = Path("build/bench")
 _SAID_MAX: Final = 800
 
 
@@ -40,6 +43,27 @@ class Report(msgspec.Struct):
     """What is written."""
 
     figures: list[Figure]
+
+    @property
+    def holds(self) -> bool:
+        """Whether every goal was reached."""
+        return all(figure.holds for figure in self.figures)
+
+    def write(self, console: Console, name: str) -> None:
+        """To ``build/bench/NAME.json``."""
+        out = OUT / f"{name}.json"
+        out.parent.mkdir(parents=True, exist_ok=True)
+        out.write_bytes(msgspec.json.format(msgspec.json.encode(self), indent=2))
+        console.print(f"figures: {out}", highlight=False, soft_wrap=True)
+
+    def show(self, console: Console, title: str = "") -> None:
+        """As a table: what was measured, and whether it holds."""
+        table = Table("figure", "value", "goal", title=title or None, box=None, header_style="bold", pad_edge=False)
+        for figure in self.figures:
+            verdict = f"{figure.goal} {'holds' if figure.holds else 'DOES NOT HOLD'}" if figure.goal else ""
+            style = None if figure.holds else "bold red"
+            table.add_row(figure.name, f"{figure.value:g} {figure.unit}", verdict, style=style)
+        console.print(table)
 
 
 @dataclass(frozen=True)

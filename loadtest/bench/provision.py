@@ -10,14 +10,10 @@ import asyncio
 import os
 import sys
 import tempfile
-from collections.abc import Sequence
 from pathlib import Path
-from typing import Final
 
 import click
-import msgspec
 from rich.console import Console
-from rich.table import Table
 
 from infra.local.errors import LocalFleetError
 from infra.pulumi_cli.cli import PulumiError, needed
@@ -25,8 +21,6 @@ from loadtest.bench.aws_stacks import aws_figures
 from loadtest.bench.figures import BenchError, Figure, Report
 from loadtest.bench.local_cells import local_figures
 from loadtest.operator import LabError
-
-OUT: Final = Path("build/bench/provision.json")
 
 
 @click.command()
@@ -40,12 +34,11 @@ def main(cells: int, part: str | None) -> None:
     except (BenchError, PulumiError, LocalFleetError, LabError) as e:
         console.print(f"bench-provision: {e}", style="red", markup=False, soft_wrap=True)
         sys.exit(2)
-    _show(console, figures)
+    report = Report(figures)
+    report.show(console)
     if part is None:
-        OUT.parent.mkdir(parents=True, exist_ok=True)
-        OUT.write_bytes(msgspec.json.format(msgspec.json.encode(Report(figures)), indent=2))
-        console.print(f"figures: {OUT}")
-    sys.exit(0 if all(figure.holds for figure in figures) else 1)
+        report.write(console, "provision")
+    sys.exit(0 if report.holds else 1)
 
 
 def _figures(cells: int, part: str | None, console: Console) -> list[Figure]:
@@ -66,14 +59,6 @@ def _figures(cells: int, part: str | None, console: Console) -> list[Figure]:
         if part != "local":
             figures += aws_figures(folder / "aws", environ, say)
     return figures
-
-
-def _show(console: Console, figures: Sequence[Figure]) -> None:
-    table = Table("figure", "value", "goal", box=None, header_style="bold", pad_edge=False)
-    for figure in figures:
-        verdict = "" if not figure.goal else f"{figure.goal} {'holds' if figure.holds else 'DOES NOT HOLD'}"
-        table.add_row(figure.name, f"{figure.value:g} {figure.unit}", verdict)
-    console.print(table)
 
 
 if __name__ == "__main__":

@@ -20,7 +20,6 @@ from pathlib import Path
 from statistics import median
 from typing import Final
 
-import msgspec
 from rich.console import Console
 from rich.table import Table
 
@@ -33,7 +32,6 @@ WARM_UP_S: Final = 1
 CONNECTIONS: Final = 32
 GOAL_ENVOY: Final = 1.0  # CPU per request, as a part of Envoy's
 READY_S: Final = 20.0
-OUT: Final = Path("build/bench/router.json")
 
 # What a browser or a client library sends, about 500 bytes; `vary` adds a trace of its own to every request.
 _SCRIPT: Final = """
@@ -74,10 +72,9 @@ def main() -> int:
         console.print(f"bench-router: {e}", style="red")
         return 2
     report = Report(_figures(samples))
-    OUT.parent.mkdir(parents=True, exist_ok=True)
-    OUT.write_bytes(msgspec.json.format(msgspec.json.encode(report), indent=2))
     _show(console, samples, report)
-    return 0 if all(figure.holds for figure in report.figures) else 1
+    report.write(console, "router")
+    return 0 if report.holds else 1
 
 
 Samples = dict[tuple[str, str], list[float]]
@@ -191,7 +188,6 @@ def _show(console: Console, samples: Samples, report: Report) -> None:
         if figure.goal:
             verdict = "holds" if figure.holds else "DOES NOT HOLD"
             console.print(f"{figure.name}: {figure.value} (goal {figure.goal}) {verdict}")
-    console.print(f"figures: {OUT}")
 
 
 if __name__ == "__main__":

@@ -48,11 +48,11 @@ def _services() -> Services:
 
 
 def cell_data(_: Path) -> Litestar:
-    return cell_app.product(NOTHING, _health())
+    return cell_app.product(NOTHING, _health(), NOTHING)
 
 
 def cell_internal(_: Path) -> Litestar:
-    return cell_app.internal(NOTHING, _health(), CollectorRegistry(), "token")
+    return cell_app.internal(NOTHING, _health(), CollectorRegistry(), "token", NOTHING)
 
 
 def worker(_: Path) -> Litestar:

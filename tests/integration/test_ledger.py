@@ -132,3 +132,68 @@ async def test_rows_of_the_scratch_tenant_stay(make_shard: MakeShard) -> None:
     kept = await order(shard, 10, "run-1")
     await sweep(shard, "t9")
     assert [r.order for r in await ledger.read_shard("cell-1", "shard-1", shard)] == [kept]
+
+
+class Books:
+    """Two shards of two cells: tenant 8 lives in the first, tenant 7 in the second, with 20 acknowledged orders."""
+
+    def __init__(self, first: str, second: str) -> None:
+        self.first = first
+        self.second = second
+        self.told: list[Acknowledged] = []
+
+    async def fill(self) -> None:
+        await fence_row(self.first, 7, "moved", 1)
+        await fence_row(self.first, 8, "active", 1)
+        await fence_row(self.second, 7, "active", 2)
+        for n in range(20):
+            name = await order(self.second, 7, f"run-{n}")
+            self.told.append(Acknowledged("t7", name, f"run-{n}", 1.0, "cell-2", 2))
+
+    async def findings(self) -> list[Wrong]:
+        rows = await ledger.read({"cell-1": {"shard-1": self.first}, "cell-2": {"shard-1": self.second}})
+        found = audit(self.told, {}, rows, {"t7": Home("cell-2", 2), "t8": Home("cell-1", 1)})
+        return [finding.wrong for finding in found.findings]
+
+    async def lose(self) -> None:
+        await execute(self.second, "DELETE FROM product.orders WHERE reference = 'run-7'")
+
+    async def double(self) -> None:
+        await order(self.second, 7, "run-7")
+
+    async def misplace(self) -> None:
+        await self.lose()
+        name = next(ack.order for ack in self.told if ack.key == "run-7")
+        columns = "tenant_id, order_id, number, reference, status, total_cents, currency, created_by"
+        sql = f"INSERT INTO product.orders ({columns}) VALUES (7, $1, 1, 'run-7', 'open', 1, 'EUR', $1)"
+        await execute(self.first, sql, uuid.UUID(name))
+
+    async def leak(self) -> None:
+        await order(self.first, 8, "run-7")
+
+    async def invent(self) -> None:
+        await order(self.first, 8, "of nobody")
+
+
+@pytest.mark.parametrize(
+    ("tamper", "wrong"),
+    [
+        (Books.lose, Wrong.LOST),
+        (Books.double, Wrong.DOUBLED),
+        (Books.misplace, Wrong.MISPLACED),
+        (Books.leak, Wrong.FOREIGN),
+        (Books.invent, Wrong.FOREIGN),
+    ],
+)
+async def test_the_books_balance_over_rows_that_were_tampered_with(
+    make_shard: MakeShard, tamper: Callable[[Books], Awaitable[None]], wrong: Wrong
+) -> None:
+    """The negative controls: one write of twenty is made wrong in each way, in the database itself.
+
+    The control of `Wrong.STALE` is in test_lab_driver.py: a stale read leaves no trace in any row.
+    """
+    books = Books(await make_shard(), await make_shard())
+    await books.fill()
+    assert await books.findings() == []
+    await tamper(books)
+    assert await books.findings() == [wrong]

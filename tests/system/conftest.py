@@ -15,7 +15,7 @@ from tests.system.leftovers import Snapshot
 from tests.system.product import Product
 
 # Nobody is refused because this machine was slow to start a process while a tenant was held.
-PATIENT = FleetSpec(router_options=("--hold-s", "60", "--request-s", "80"))
+PATIENT = FleetSpec(router_arguments=("--hold-s", "60", "--request-s", "80"))
 
 
 @pytest.fixture(scope="session")

@@ -4,21 +4,25 @@ import asyncio
 import contextlib
 import itertools
 import secrets
-from collections.abc import AsyncIterator, Generator
+import time
+from collections.abc import AsyncIterator, Callable, Generator
 from dataclasses import dataclass, field
 from typing import Any
 from urllib.parse import urlsplit
 
 import asyncpg
 import httpx
+from litestar import Litestar
 
-from cell import app, worker
+from cell import app, blobs, worker
 from cell.access import Role
 from cell.events.inbox import Consumer
 from cell.events.pump import Pace
+from cell.fairness.wall import Config, Wall
 from cell.gate import Gate
 from cell.health import Health
 from cell.ingress import Ingress
+from cell.metering import Meter
 from cell.metrics import CellMetrics
 from cell.modules.accounts.public import create_owner
 from cell.schema import migrate
@@ -45,6 +49,7 @@ class CellDatabases:
     admin_dsns: dict[str, str]
     passwords: migrate.Passwords
     redis_url: str = ""
+    blobs_url: str = ""
 
     @property
     def directory_dsn(self) -> str:
@@ -52,23 +57,29 @@ class CellDatabases:
         first = urlsplit(self.admin_dsns[min(self.admin_dsns)])
         return f"postgresql://{pools.APP_ROLE}:{self.passwords.app}@{first.hostname}:{first.port}/{migrate.DIRECTORY}"
 
-    def worker_settings(self) -> WorkerSettings:
+    def worker_settings(self, **more: Any) -> WorkerSettings:
         """The settings of a worker of this cell."""
         values: dict[str, Any] = {
             "name": CELL,
             "directory_dsn": self.directory_dsn,
             "app_password": self.passwords.app,
             "redis_url": self.redis_url,
+            "blobs": self.blobs_url,
             "transfer_token": "t" * 43,
             "pool_size": 4,
             "worker_listen": "127.0.0.1:1",
         }
-        return WorkerSettings(**values)
+        return WorkerSettings(**values | more)
 
     async def as_superuser(self, shard: str) -> "asyncpg.Connection[asyncpg.Record]":
         """A connection that no wall holds, to look at what is there. Close it."""
         dsn = urlsplit(self.admin_dsns[shard])._replace(path=f"/{migrate.SHARD}").geturl()
         return await asyncpg.connect(dsn)
+
+
+def wall_of(product: Litestar, shard_of: Callable[[int], str], metrics: CellMetrics, size: int = 6) -> Wall:
+    """The wall for so many connections, all of it on."""
+    return Wall(Config.fit(size), app.operations(product), shard_of, metrics, clock=time.monotonic, seed=7)
 
 
 class Enveloped(httpx.Auth):
@@ -149,13 +160,20 @@ class World:
     """One cell, opened in the loop of one test."""
 
     def __init__(
-        self, cell: CellDatabases, databases: Databases, transfer: Transfer, ingress: Ingress, key: bytes
+        self,
+        cell: CellDatabases,
+        databases: Databases,
+        transfer: Transfer,
+        ingress: Ingress,
+        key: bytes,
+        meter: Meter,
     ) -> None:
         self.cell = cell
         self.databases = databases
         self.transfer = transfer
         self.ingress = ingress
         self.key = key
+        self.meter = meter
         self._clients: list[httpx.AsyncClient] = []
 
     def client(self, tenant: str, key: str | None, **enveloped: Any) -> httpx.AsyncClient:
@@ -180,16 +198,16 @@ class World:
         )
 
     @contextlib.asynccontextmanager
-    async def worker(self, *consumers: Consumer, pace: Pace = QUICK) -> AsyncIterator[worker.Worker]:
-        """A running worker: the product's consumers, or those that are given."""
+    async def worker(self, *consumers: Consumer, pace: Pace = QUICK, **more: Any) -> AsyncIterator[worker.Worker]:
+        """A running worker: the product's consumers, or those that are given; ``more`` are settings."""
         chosen = consumers or worker.CONSUMERS
-        async with worker.composed(self.cell.worker_settings(), chosen, pace) as running:
-            pump = asyncio.create_task(running.pump.run())
+        async with worker.composed(self.cell.worker_settings(**more), chosen, pace) as running:
+            tasks = [asyncio.create_task(running.pump.run()), asyncio.create_task(running.bulkhead.run())]
             try:
                 yield running
             finally:
                 running.stop()
-                await pump
+                await asyncio.gather(*tasks)
 
     async def close(self) -> None:
         """Close the clients."""
@@ -201,8 +219,9 @@ class World:
 async def opened(cell: CellDatabases) -> AsyncIterator[World]:
     """The API process of the cell, as `cell.app` composes it, without its listeners."""
     clock = asyncio.get_running_loop().time
+    meter = Meter("test-api")
     async with (
-        pools.opened(cell.directory_dsn, cell.passwords.app, 6, "test-api") as databases,
+        pools.opened(cell.directory_dsn, cell.passwords.app, 6, "test-api", meter.spent) as databases,
         pools.transfer_pools(databases.shard_map.shards, cell.passwords.transfer, 3, "test-transfer") as transfers,
     ):
         gate = Gate(clock)
@@ -219,9 +238,12 @@ async def opened(cell: CellDatabases) -> AsyncIterator[World]:
         )
         key = secrets.token_bytes(32)
         metrics = CellMetrics(CELL, lambda: gate.in_flight)
-        product = app.product(databases.shards, health)
-        ingress = Ingress(product, cell=CELL, envelope_key=key, gate=gate, metrics=metrics, clock=clock)
-        world = World(cell, databases, transfer, ingress, key)
+        product = app.product(databases.shards, health, blobs.opened(cell.blobs_url))
+        wall = wall_of(product, shard_of, metrics)
+        ingress = Ingress(
+            product, cell=CELL, envelope_key=key, gate=gate, metrics=metrics, meter=meter, wall=wall, clock=clock
+        )
+        world = World(cell, databases, transfer, ingress, key, meter)
         try:
             yield world
         finally:

@@ -3,6 +3,7 @@
 import secrets
 from collections.abc import AsyncIterator
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import pytest_asyncio
@@ -21,9 +22,11 @@ async def cell_databases(postgres_pair: Any) -> CellDatabases:
 
 
 @pytest_asyncio.fixture
-async def world(cell_databases: CellDatabases, redis_server: Any) -> AsyncIterator[World]:
-    """A cell."""
-    async with opened(replace(cell_databases, redis_url=redis_server.url)) as world:
+async def world(cell_databases: CellDatabases, redis_server: Any, tmp_path: Path) -> AsyncIterator[World]:
+    """A cell, with an empty blob store."""
+    async with opened(
+        replace(cell_databases, redis_url=redis_server.url, blobs_url=(tmp_path / "blobs").as_uri())
+    ) as world:
         yield world
 
 

@@ -52,6 +52,12 @@ CALLS = [
     Call("GET", "/v1/orders", Role.VIEWER),
     Call("POST", "/v1/orders", Role.MEMBER, {"lines": [{"product_id": NOBODY, "quantity": 1}]}),
     Call("GET", f"/v1/orders/{NOBODY}", Role.VIEWER),
+    Call("GET", "/v1/reports/summary", Role.VIEWER),
+    Call("GET", "/v1/reports", Role.VIEWER),
+    Call("POST", "/v1/reports", Role.MEMBER, {"kind": "sales-by-day", "from": "2026-01-01", "to": "2026-01-31"}),
+    Call("GET", f"/v1/reports/{NOBODY}", Role.VIEWER),
+    Call("GET", f"/v1/reports/{NOBODY}/result", Role.VIEWER),
+    Call("DELETE", f"/v1/reports/{NOBODY}", Role.MEMBER),
 ]
 
 

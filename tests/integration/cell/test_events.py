@@ -22,6 +22,7 @@ from cell.shards.session import TenantSession
 from cell.shards.sql import prepare
 from cell.shards.tables import counters
 from cell.shards.tables import outbox as outbox_table
+from cell.work import Claims
 from contracts.transfer import Fence, Freeze
 from tests.integration.cell.cell_world import CELL, Merchant, World
 
@@ -354,7 +355,7 @@ async def test_an_event_told_while_its_tenant_is_attended_keeps_the_wake_up(merc
     await tell(merchant)
     (claim,) = [c for c in await plant.relay.claim(shard) if c.tenant == merchant.number]
     await tell(merchant)
-    await plant.relay._settle(shard, claim, relay._DROP)
+    await Claims(merchant.world.databases.shards, outbox.WORK_KIND).drop(shard, claim)
     assert await merchant.rows("SELECT FROM cellwall.work WHERE tenant_id = $1 AND due <= now()")
 
 

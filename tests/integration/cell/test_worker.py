@@ -5,6 +5,9 @@ import os
 import sys
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from datetime import UTC, datetime
+from pathlib import Path
+from urllib.parse import urlsplit
 
 import httpx
 from redis.asyncio import Redis
@@ -24,6 +27,7 @@ def environment(cell: CellDatabases, port: int) -> dict[str, str]:
         "DIRECTORY_DSN": cell.directory_dsn,
         "APP_PASSWORD": cell.passwords.app,
         "REDIS_URL": cell.redis_url,
+        "BLOBS": cell.blobs_url,
         "TRANSFER_TOKEN": TOKEN,
         "WORKER_LISTEN": f"127.0.0.1:{port}",
     }
@@ -85,6 +89,35 @@ async def test_a_worker_that_is_killed_loses_no_event_and_its_successor_counts_n
         await _sold(merchant, product, 3)
         await merchant.order((product, 4))
         await _sold(merchant, product, 7)
+
+
+async def test_a_worker_that_is_killed_at_a_report_leaves_it_to_its_successor(world: World, merchant: Merchant) -> None:
+    await merchant.order((await merchant.product(), 1))
+    year = datetime.now(UTC).year
+    blocker = await world.cell.as_superuser(world.databases.shards.shard_of(merchant.number))
+    async with blocker.transaction():
+        await blocker.execute("LOCK TABLE product.orders IN ACCESS EXCLUSIVE MODE")
+        async with started(world.cell) as (process, _):
+            body = {"kind": "order-lines", "from": f"{year}-01-01", "to": f"{year}-12-31"}
+            report = (await merchant.owner.post("/v1/reports", json=body)).json()["id"]
+            await _status(merchant, report, "running")
+            process.kill()
+            await process.wait()
+    await blocker.close()
+    await merchant.rows("UPDATE product.reports SET lease = now() WHERE tenant_id = $1")  # that time passes at once
+    await merchant.rows("UPDATE cellwall.work SET due = now() WHERE tenant_id = $1")
+    async with started(world.cell):
+        await _status(merchant, report, "done")
+    lines = (await merchant.owner.get(f"/v1/reports/{report}/result")).text.splitlines()
+    assert len(lines) == 2
+    files = [path for path in Path(urlsplit(world.cell.blobs_url).path).rglob("*") if path.is_file()]
+    assert [path.name for path in files] == [f"{report}-2.csv"]
+
+
+async def _status(merchant: Merchant, report: str, status: str) -> None:
+    async with asyncio.timeout(60):
+        while (await merchant.owner.get(f"/v1/reports/{report}")).json()["status"] != status:
+            await asyncio.sleep(0.05)
 
 
 async def test_a_worker_stops_cleanly_and_tells_its_figures_to_nobody_without_the_token(

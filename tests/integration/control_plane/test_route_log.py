@@ -98,7 +98,7 @@ async def test_a_router_with_no_usable_cursor_is_not_left_with_a_partial_table(p
     answer = await plane.call("GET", f"/v1/routes?{cursor.format(log=header.log_id)}", role="router")
     assert routes.decode(answer.content.splitlines()) == (header, records)
     assert header.content == "snapshot"
-    assert {r.plan for r in records if isinstance(r, routes.Plan)} == {"free", "standard", "business"}
+    assert {r.plan for r in records if isinstance(r, routes.Plan)} == {"free", "standard", "business", "throttled"}
     assert {r.cell for r in records if isinstance(r, routes.Cell)} == {"cell-1", "cell-2"}
 
 

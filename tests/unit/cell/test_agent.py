@@ -8,10 +8,11 @@ import httpx
 import msgspec
 import pytest
 
-from cell.agent import BACKOFF_MAX_S, Agent
+from cell.agent import BACKOFF_MAX_S, WINDOWS_KEPT, Agent, UsageReports
 from cell.gate import Gate
 from cell.health import Report
 from contracts.fleet import Accepted, Heartbeat, Registration
+from contracts.usage import PUSHED_TENANTS, TenantUsage, Window, added
 
 REGISTRATION = Registration("127.0.0.1:1", "127.0.0.1:2", "local", "shared", 10, ("shard-1",), "s0001", "0.1.0")
 
@@ -99,3 +100,79 @@ async def test_a_control_plane_that_is_away_is_asked_with_backoff() -> None:
     assert slept == sorted(slept)
     assert slept[0] < 1.0
     assert slept[-1] == BACKOFF_MAX_S
+
+
+def window(number: int, tenants: int = 1) -> Window:
+    lines = tuple(TenantUsage(f"t{n}", 1) for n in range(1, tenants + 1))
+    return Window(f"window-{number:04}", "cell-1", 0.0, 5.0, ("api",), tenants, 1.0, 1.0, (), lines, added("rest", ()))
+
+
+async def told(answers: Callable[[int], httpx.Response], offered: int, *, until: int) -> list[Window]:
+    """What reaches a control plane that gives these answers, by the number of the try, until so many tries."""
+    tried: list[Window] = []
+    enough = asyncio.Event()
+
+    def handle(request: httpx.Request) -> httpx.Response:
+        assert (request.method, request.url.path) == ("POST", "/v1/agent/cells/cell-1/usage")
+        tried.append(msgspec.json.decode(request.content, type=Window))
+        if len(tried) == until:
+            enough.set()
+        return answers(len(tried))
+
+    async def at_once(_s: float) -> None:
+        await asyncio.sleep(0)
+
+    async with httpx.AsyncClient(transport=httpx.MockTransport(handle), base_url="http://control") as http:
+        reports = UsageReports(http, cell="cell-1", sleep=at_once, jitter=lambda: 1.0)
+        for number in range(offered):
+            reports.offer(window(number))
+        running = asyncio.create_task(reports.run())
+        async with asyncio.timeout(60):
+            await enough.wait()
+        for _ in range(20):  # whatever is told beyond what was expected is told now
+            await asyncio.sleep(0)
+        running.cancel()
+    return tried
+
+
+def taken(_: int) -> httpx.Response:
+    return httpx.Response(200, json={"message": "stored"})
+
+
+async def test_windows_are_told_in_order_and_once() -> None:
+    assert [w.id for w in await told(taken, 3, until=3)] == [window(n).id for n in range(3)]
+
+
+async def test_a_window_is_told_until_it_was_taken() -> None:
+    tried = await told(lambda n: httpx.Response(503) if n < 3 else taken(n), 2, until=4)
+    assert [w.id for w in tried] == [window(n).id for n in (0, 0, 0, 1)]
+
+
+async def test_a_window_that_is_refused_does_not_hold_up_the_next() -> None:
+    tried = await told(lambda n: httpx.Response(400) if n == 1 else taken(n), 2, until=2)
+    assert [w.id for w in tried] == [window(0).id, window(1).id]
+
+
+async def test_a_long_absence_costs_bounded_memory_and_the_oldest_windows() -> None:
+    tried = await told(taken, WINDOWS_KEPT + 5, until=WINDOWS_KEPT)
+    assert [w.id for w in tried] == [window(n).id for n in range(5, WINDOWS_KEPT + 5)]
+
+
+async def test_a_push_is_bounded_and_its_sum_is_not() -> None:
+    pushed: list[Window] = []
+
+    def handle(request: httpx.Request) -> httpx.Response:
+        pushed.append(msgspec.json.decode(request.content, type=Window))
+        return taken(1)
+
+    async with httpx.AsyncClient(transport=httpx.MockTransport(handle), base_url="http://control") as http:
+        reports = UsageReports(http, cell="cell-1")
+        reports.offer(window(1, tenants=5000))
+        running = asyncio.create_task(reports.run())
+        async with asyncio.timeout(60):
+            while not pushed:
+                await asyncio.sleep(0)
+        running.cancel()
+    (only,) = pushed
+    assert len(only.tenants) == PUSHED_TENANTS
+    assert sum(line.requests for line in (*only.tenants, only.rest)) == 5000

@@ -15,6 +15,7 @@ GOOD = {
     "ENVELOPE_KEY": keys.text_of(b"k" * 32),
     "LISTEN": "127.0.0.1:8001",
     "INTERNAL_LISTEN": "127.0.0.1:8002",
+    "BLOBS": "file:///srv/blobs",
 }
 
 
@@ -43,6 +44,10 @@ def test_a_complete_environment_is_taken() -> None:
         ("APP_PASSWORD", None),
         ("POOL_SIZE", "0"),
         ("TIER", "gold"),
+        ("BLOBS", None),
+        ("BLOBS", "/srv/hidden"),
+        ("BLOBS", "file://host/hidden"),
+        ("BLOBS", "s3://key:hidden@bucket"),
     ],
 )
 def test_a_bad_setting_is_one_line_and_status_2(
@@ -59,6 +64,30 @@ def test_a_bad_setting_is_one_line_and_status_2(
     (line,) = capsys.readouterr().err.splitlines()
     assert line.startswith(f"cell: {variable}")
     assert name == "INTERNAL_LISTEN" or "hidden" not in line
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ('{"fairness": "maybe"}', "fairness: Input should be 'on', 'off' or 'observe'"),
+        ('{"firness": "on"}', "firness: Extra inputs are not permitted"),
+        ("fairness=off", "not valid JSON"),
+    ],
+)
+def test_a_wall_that_is_misspelt_would_silently_stand(
+    text: str, said: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("CELLWALL_CELL_WALLS", text)
+    with pytest.raises(SystemExit):
+        settings.load(settings.ApiSettings)
+    assert capsys.readouterr().err == f"cell: CELLWALL_CELL_WALLS: {said}\n"
+
+
+def test_walls_are_on_until_somebody_says_otherwise(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert set(settings.load(settings.ApiSettings).walls.model_dump().values()) == {"on"}
+    monkeypatch.setenv("CELLWALL_CELL_WALLS", '{"fairness": "observe", "timeouts": "off"}')
+    walls = settings.load(settings.ApiSettings).walls
+    assert (walls.fairness, walls.limits, walls.timeouts) == ("observe", "on", "off")
 
 
 def test_a_control_plane_without_a_token_is_refused(

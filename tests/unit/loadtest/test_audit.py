@@ -3,7 +3,7 @@ from dataclasses import replace
 import pytest
 
 from loadtest.books import Audit, Home, Row, Wrong, audit
-from loadtest.record import Acknowledged
+from loadtest.record import Acknowledged, Stale
 
 ACK = Acknowledged("t1", "o1", "run-1", 1.0, "cell-1", 3)
 ROW = Row("cell-1", "shard-2", "t1", "o1", "run-1", "active", 3)
@@ -100,3 +100,8 @@ def test_a_thousand_findings_bury_the_verdict() -> None:
     assert lines[0] == "of 1000 acknowledged orders 0 are right; 1000 lost"
     assert lines[-1] == "lost: and 995 more"
     assert len(lines) == 7
+
+
+def test_a_read_that_missed_an_acknowledged_write_is_missed() -> None:
+    stale = Stale("t1", "o1", 2.0, "order o1 of t1 was acknowledged, and a read that was sent after that got 404")
+    only(audit([ACK], {}, [ROW], HOMES, stale=[stale]), Wrong.STALE)

@@ -221,3 +221,40 @@ def test_a_failure_is_blamed_on_the_kill_that_it_did_not_cause(change: dict[str,
     failure = Failure(5.01, 4.99, "t1", Kind.READ, "router-1", "connection lost", local_port=4711, connected_at=0.2)
     kill = Kill("router-1", 5.0, 4242, frozenset({4711}))
     assert kill.caused(replace(failure, **change)) is caused  # type: ignore[arg-type]
+
+
+def test_a_read_without_an_order_that_was_acknowledged_before_goes_unseen() -> None:
+    """Negative control of `Wrong.STALE`: a list that does not show the order, and a 404 for it, after its 201."""
+    intents = [
+        Intent(0, 0.1, 0, Kind.CREATE, 0.5),
+        Intent(1, 0.2, 0, Kind.LIST, 0.5),
+        Intent(2, 0.3, 0, Kind.READ, 0.99),
+        Intent(3, 0.4, 0, Kind.READ, 0.99),
+    ]
+    fleet = FakeFleet()
+    made = Answer(201, b'{"id":"order-7"}', "cell-1", 3)
+    fleet.script = [made, Answer(200, b'{"items":[]}', "cell-1", 3), Answer(404, b"{}", "cell-1", 3)]
+    fleet.script.append(Answer(200, b'{"id":"order-7"}', "cell-1", 3))
+    record = drive(intents, fleet)
+    assert [(s.tenant, s.order) for s in record.stale] == [("t1", "order-7")] * 2
+    assert "an answer without it" in record.stale[0].words
+    assert "404" in record.stale[1].words
+
+
+def test_a_list_is_called_stale_for_an_order_that_newer_ones_may_have_pushed_off_its_page() -> None:
+    """21 creates; the first is acknowledged last, so a page of 20 need not show it. The fake's page shows nothing."""
+    waits = iter([4.0])
+    fleet = FakeFleet(delay=lambda _: next(waits, 0.001))
+    record = drive([*creates(21), Intent(99, 5.0, 0, Kind.LIST, 0.5)], fleet)
+    assert record.acknowledged[-1].key == "run-0"
+    assert record.stale == []
+    fewer = FakeFleet()
+    assert len(drive([*creates(19), Intent(99, 5.0, 0, Kind.LIST, 0.5)], fewer).stale) == 1
+
+
+def test_a_refusal_with_retry_after_is_told_apart_from_a_failure() -> None:
+    fleet = FakeFleet()
+    fleet.script = [Answer(503, b"", "", 0, "1"), Answer(429, b"", "", 0), Answer(503, b"", "", 0)]
+    record = drive([Intent(n, 0.1 * n, 0, Kind.LIST, 0.5) for n in range(3)], fleet)
+    assert [f.refused for f in record.failures] == [True, True, False]
+    assert [f.cause for f in record.failures] == ["refused", "refused", "unexpected status"]

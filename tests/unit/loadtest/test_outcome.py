@@ -15,7 +15,7 @@ from loadtest.newcell import Joined
 from loadtest.operator import Move
 from loadtest.outcome import Outcome
 from loadtest.record import Acknowledged, Failure, Kill, Record, Write
-from loadtest.schedule import Kind
+from loadtest.schedule import Intent, Kind
 from loadtest.show import Teller
 from loadtest.tenants import Cast
 from loadtest.wire import Answer
@@ -40,7 +40,7 @@ def outcome(*failures: Failure, **change: object) -> Outcome:
     record.intended = record.sent = 10
     record.seconds = 20.0
     for _ in range(10):
-        record.answered("cell-1", Kind.CREATE, 0.01)
+        record.answered(Intent(0, 0.0, 0, Kind.CREATE, 0.5), "cell-1", 0.01)
     record.wrote("t1", Write(1.0, 1.25, True))
     record.wrote("t1", Write(4.5, 4.6, True))
     record.failures = list(failures)

@@ -5,7 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from loadtest.record import Gap, Latency, Pace, Record, Write, write_gap
-from loadtest.schedule import Kind
+from loadtest.schedule import Intent, Kind
 
 
 def gap(writes: Sequence[tuple[float, float] | tuple[float, float, bool]]) -> tuple[float, float]:
@@ -64,10 +64,10 @@ def test_the_gap_of_a_move_exceeds_the_gap_of_the_whole_run(writes: list[Write],
 
 def test_latencies_of_two_cells_are_mixed() -> None:
     record = Record()
-    record.answered("cell-1", Kind.CREATE, 0.010)
-    record.answered("cell-1", Kind.READ, 0.002)
-    record.answered("cell-1", Kind.LIST, 0.004)
-    record.answered("cell-2", Kind.READ, 0.5)
+    record.answered(Intent(0, 0.0, 0, Kind.CREATE, 0.5), "cell-1", 0.010)
+    record.answered(Intent(0, 0.0, 0, Kind.READ, 0.5), "cell-1", 0.002)
+    record.answered(Intent(0, 0.0, 0, Kind.LIST, 0.5), "cell-1", 0.004)
+    record.answered(Intent(0, 0.0, 0, Kind.READ, 0.5), "cell-2", 0.5)
     assert record.cells == ["cell-1", "cell-2"]
     assert record.of_cell("cell-1", writes=True).max_ms == pytest.approx(10, rel=0.01)
     reads = record.of_cell("cell-1", writes=False)

@@ -1,9 +1,11 @@
 import itertools
+from dataclasses import replace
+from datetime import date
 
 import pytest
 
-from loadtest.schedule import Intent, Kind, Traffic, schedule, weights
-from loadtest.workload import Account, call, order_call
+from loadtest.schedule import WRITES, Intent, Kind, Stream, Traffic, arrivals, schedule, weights
+from loadtest.workload import BIG_BODY_BYTES, BIG_ORDER_LINES, Account, call, order_call
 
 ACCOUNT = Account("t1042", "acme", "acme.cellwall.localhost", "cwk_t1042_secret", ("p1", "p2"))
 
@@ -83,3 +85,34 @@ def test_a_read_asks_for_something_else(kind: Kind, line: bytes) -> None:
     assert request.key is None
     assert request.payload.startswith(line + b"\r\nHost: acme.cellwall.localhost\r\n")
     assert request.payload.endswith(b"\r\n\r\n")
+
+
+def streams(*rates: float) -> list[Stream]:
+    return [Stream(n, n, rate, 1.0, 11.0, {Kind.LIST: 1.0}) for n, rate in enumerate(rates)]
+
+
+def test_a_tenants_arrivals_change_when_tenants_are_shared_out_among_processes_in_another_way() -> None:
+    together = arrivals(streams(20, 20, 20), seed=3)
+    parts = [arrivals([replace(stream, tenant=0)], seed=3) for stream in streams(20, 20, 20)]
+    assert sorted((i.number, i.at, i.draw) for i in together) == sorted(
+        (i.number, i.at, i.draw) for part in parts for i in part
+    )
+    assert len({i.number for i in together}) == len(together)
+    assert all(1.0 <= i.at < 11.0 for i in together)
+    assert len(together) == pytest.approx(600, rel=0.2)
+    assert arrivals(streams(20, 20, 20), seed=4) != together
+
+
+@pytest.mark.parametrize("kind", [kind for kind in Kind if kind not in (Kind.SLOW, Kind.HELD)])
+def test_a_kind_of_request_cannot_be_sent_or_is_not_what_it_says(kind: Kind) -> None:
+    request = call(ACCOUNT, Intent(3, 0.0, 0, kind, 0.5), ["o1"], "run", "o1", date(2026, 3, 1))
+    head, _, body = request.payload.partition(b"\r\n\r\n")
+    assert (request.key is not None) == (kind in WRITES) == (b"Idempotency-Key" in head)
+    assert (b"Authorization" in head) == (kind is not Kind.UNKNOWN_HOST)
+    assert head.endswith(b"Content-Length: %d" % len(body)) == bool(body)
+    if kind is Kind.BIG_BODY:
+        assert len(body) == BIG_BODY_BYTES
+    if kind is Kind.BIG_ORDER:
+        assert body.count(b"product_id") == BIG_ORDER_LINES
+    if kind is Kind.REPORT:
+        assert body == b'{"kind":"sales-by-product","from":"2025-03-01","to":"2026-03-01"}'

@@ -367,7 +367,7 @@ def test_an_unasked_answer_on_an_idle_connection_closes_it() -> None:
 
 def test_a_connection_is_reused_only_after_the_whole_request_was_sent() -> None:
     world = World()
-    _, transport = ask(world, b"POST /a HTTP/1.1\r\nHost: t1.example.test\r\nContent-Length: 60\r\n\r\npart")
+    _, transport = ask(world, b"POST /a HTTP/1.1\r\nHost: t1.example.test\r\nContent-Length: 70000\r\n\r\npart")
     last(world).data_received(OK)
     assert sent(last(world)).aborted
     answer = transport.take()
@@ -414,7 +414,7 @@ def test_101_that_nobody_asked_for_is_broken() -> None:
 
 def test_a_slow_reader_stops_the_cell_and_a_slow_cell_stops_the_client() -> None:
     world = World()
-    client, transport = ask(world, b"POST /a HTTP/1.1\r\nHost: t1.example.test\r\nContent-Length: 99\r\n\r\npart")
+    client, transport = ask(world, b"POST /a HTTP/1.1\r\nHost: t1.example.test\r\nContent-Length: 99000\r\n\r\npart")
     upstream = last(world)
     upstream.pause_writing()
     assert transport.paused

@@ -60,7 +60,7 @@ def test_a_hold_is_bounded_in_bytes_of_kept_bodies() -> None:
 
 def test_bytes_that_come_during_a_hold_count_and_leave_with_their_request() -> None:
     world = held_world(Budgets(held_bytes=2 * POST_BODY))
-    part = POST.replace(b"Length: 5", b"Length: 90")
+    part = POST.replace(b"Length: 5", b"Length: 90000")
     growing, transport = ask(world, part)
     growing.data_received(b"x" * POST_BODY)
     assert statuses(transport.take()) == []

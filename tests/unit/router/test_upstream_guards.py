@@ -11,6 +11,7 @@ from router.pool import Pool
 from router.settings import Budgets
 from router.timers import TICK_S, Timer, Wheel
 from router.upstream import LostError, Upstream
+from router.walls import ALL_ON, Walls
 from tests.unit.router.wire import CAPS, Clock, MemoryTransport, seeded, sent
 
 
@@ -93,7 +94,7 @@ async def test_an_idle_connection_is_closed_before_its_cell_would_close_it_under
     monkeypatch.setattr(asyncio.get_running_loop(), "create_connection", connect)
     clock, wheel, budgets = Clock(), Wheel(), Budgets()
     assert budgets.upstream_idle_s == 55.0
-    pool = Pool("cell-1", "127.0.0.1:1", CAPS, budgets, wheel, clock, seeded(1))
+    pool = Pool("cell-1", "127.0.0.1:1", CAPS, budgets, wheel, clock, seeded(1), Walls(ALL_ON, lambda *_: None))
 
     def pass_time(seconds: float) -> None:
         for _ in range(int(seconds / TICK_S)):

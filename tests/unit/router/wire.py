@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from contracts.envelope import signer
 from router.admission import Admission
 from router.board import Board
-from router.breaker import RetryBudget
+from router.breaker import RetryBudget, Silence
 from router.client import Client
 from router.framing import CHUNKED, ChunkedReader
 from router.hold import Holds
@@ -19,6 +19,7 @@ from router.settings import AddressLimits, Budgets, FrontDoor
 from router.table import Caps, CellEntry, Located, PlanEntry, RouteState, tenant_key
 from router.timers import Wheel
 from router.upstream import Upstream, User
+from router.walls import Modes, Walls
 
 HINT_KEY = b"h" * 32
 ROOT = b"r" * 32
@@ -40,6 +41,7 @@ class MemoryTransport:
     def __init__(self) -> None:
         self.sent = bytearray()
         self.paused = self.closed = self.aborted = self.ended = False
+        self.untaken = 0
 
     def write(self, data: bytes) -> None:
         assert not self.ended or not data, "written after the end"
@@ -63,6 +65,9 @@ class MemoryTransport:
     def resume_reading(self) -> None:
         self.paused = False
 
+    def get_write_buffer_size(self) -> int:
+        return self.untaken
+
     def set_write_buffer_limits(self, high: int) -> None:
         pass
 
@@ -83,6 +88,7 @@ class MemoryPool:
         self.connect = True
         self.full = False
         self.retries = RetryBudget()
+        self.silence = Silence(lambda: 0.0, random.Random(1))
         self.in_flight = 0
         self.made: list[Upstream] = []
         self.idle: list[Upstream] = []
@@ -166,11 +172,14 @@ class World:
     budgets: Budgets = field(default_factory=Budgets)
     addresses: AddressLimits = field(default_factory=AddressLimits)
     trust: bool = False
+    modes: Modes = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         self.table.put("t1")
         self.table.put("t2")
         board = Board.create(1)
+        metrics = Metrics(board.slot(0))
+        self.walls = Walls(self.modes, metrics.walled)
         self.path = Path(
             budgets=self.budgets,
             locator=Locator(
@@ -178,13 +187,14 @@ class World:
                 trust_tenant_header=self.trust,
                 front_door=FrontDoor(b"start.example.test", "127.0.0.1:1"),
             ),
-            admission=Admission(self.clock, board, 0, self.addresses),
+            admission=Admission(self.clock, board, 0, self.addresses, self.walls),
             pools=self.pools,  # type: ignore[arg-type]
             holds=Holds(self.wheel, self._held, requests=self.budgets.held_requests, max_bytes=self.budgets.held_bytes),
             wheel=self.wheel,
-            metrics=Metrics(board.slot(0)),
+            metrics=metrics,
             signatures=Signatures(ROOT, b"0123456789abcdef"),
             hint_key=HINT_KEY,
+            walls=self.walls,
             clock=self.clock,
         )
 

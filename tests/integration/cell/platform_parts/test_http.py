@@ -15,16 +15,22 @@ import pytest_asyncio
 import sqlalchemy as sa
 from litestar import Response, Router, get, post
 from litestar.di import NamedDependency
+from obstore.store import MemoryStore
 
 from cell import access, app, ingress, servers
+from cell.blobs import Blobs
+from cell.events.stream import connect
 from cell.health import Health
 from cell.ingress import Ingress
+from cell.metering import Meter
 from cell.metrics import CellMetrics
 from cell.shards.context import TenantContext
 from cell.shards.session import Shards
 from cell.shards.sql import prepare
+from cell.usage import Exchange
 from contracts import envelope, problems, transfer
 from contracts.transfer import Freeze, Release
+from tests.integration.cell.cell_world import wall_of
 from tests.integration.cell.platform_parts.two_cells import ADD_COUNTER, FREEZE, SCHEMA, Cell, next_tenant
 
 KEY = secrets.token_bytes(32)
@@ -121,9 +127,13 @@ async def listening(cell: Cell) -> AsyncIterator[Listening]:
     health = Health(cell.databases, ("", ""), clock)
     metrics = CellMetrics(cell.name, lambda: cell.gate.in_flight)
     router = Router(path="/", route_handlers=[quick, write, slow, two, liar], guards=[access.guard])
-    product = app.product(cell.shards, health, [router])
-    outer = Ingress(product, cell="cell-1", envelope_key=KEY, gate=cell.gate, metrics=metrics, clock=clock)
-    inner = app.internal(cell.transfer, health, metrics.registry, TOKEN)
+    product = app.product(cell.shards, health, Blobs(MemoryStore()), [router])
+    wall = wall_of(product, cell.databases.shard_map.shard_of, metrics)
+    parts = {"gate": cell.gate, "metrics": metrics, "meter": Meter("test"), "wall": wall}
+    outer = Ingress(product, cell="cell-1", envelope_key=KEY, **parts, clock=clock)
+    inner = app.internal(
+        cell.transfer, health, metrics.registry, TOKEN, Exchange(connect("redis://127.0.0.1:1"), "cell-1")
+    )
     async with (
         serving(outer) as data,
         serving(inner) as internal,

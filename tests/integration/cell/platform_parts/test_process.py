@@ -6,7 +6,9 @@ import os
 import signal
 import socket
 import sys
+import tempfile
 from collections.abc import AsyncIterator
+from pathlib import Path
 from typing import Any
 
 import httpx
@@ -23,6 +25,7 @@ def environment(cell_databases: Any, data: int, internal: int) -> dict[str, str]
         "APP_PASSWORD": cell_databases.passwords.app,
         "TRANSFER_PASSWORD": cell_databases.passwords.transfer,
         "REDIS_URL": "redis://127.0.0.1:1/0",
+        "BLOBS": (Path(tempfile.gettempdir()) / "blobs").as_uri(),
         "TRANSFER_TOKEN": TOKEN,
         "ENVELOPE_KEY": keys.text_of(b"k" * 32),
         "LISTEN": f"127.0.0.1:{data}",

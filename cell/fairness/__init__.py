@@ -1,0 +1,1 @@
+"""Fairness among the tenants of a cell: levels, queues, seats, limits. A platform part: it imports no module."""

@@ -1,0 +1,292 @@
+"""The wall between the tenants of a cell: who begins now, who waits, who is refused, and how long each may take.
+
+`Wall.plan` names the operation, its level and its time limits; `Wall.ask` gives a seat at once where one is free, with
+no task, timer or future; `Wall.seated` waits for one; `Wall.leave` gives it back. A refusal says that nothing ran;
+routers do not repeat it, because only the client knows whether it is worth it.
+
+Each level of each shard is a station of its own: a shard that hangs holds its own tenants' seats only.
+"""
+
+import asyncio
+from collections.abc import AsyncIterator, Callable, Mapping
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+from functools import partial
+from math import ceil, inf
+from typing import Final, NamedTuple, Protocol
+
+from cell.fairness import timeouts
+from cell.fairness.estimates import Estimates
+from cell.fairness.levels import Enforcement, Level, Operations
+from cell.fairness.limits import CallerLimits, Limits
+from cell.fairness.queues import Ticket
+from cell.fairness.station import RefusedError, Size, Station, cost_of
+from cell.fairness.timeouts import Budget
+from cell.shards.context import TenantContext, unlimited
+from contracts import problems
+from contracts.names import Refusal
+
+CELL: Final = ""  # the shard of work that belongs to none
+INTERNAL_SEATS: Final = 3
+CALLER_PART: Final = 0.8  # of what a tenant may have under way
+_OFF: Final = Enforcement.OFF
+_ON: Final = Enforcement.ON
+
+
+@dataclass(frozen=True, slots=True)
+class Enforced:
+    """What each wall does."""
+
+    fairness: Enforcement = Enforcement.ON
+    limits: Enforcement = Enforcement.ON
+    timeouts: Enforcement = Enforcement.ON
+
+
+@dataclass(frozen=True, slots=True)
+class Config:
+    """Sizes and limits. ``level_s`` is the most that a request of a level may take, where there is such a limit."""
+
+    sizes: Mapping[Level, Size]
+    level_s: Mapping[Level, float] = field(default_factory=dict)
+    key: Limits = field(default_factory=Limits)
+    user: Limits = field(default_factory=Limits)
+    enforced: Enforced = field(default_factory=Enforced)
+
+    @classmethod
+    def fit(
+        cls,
+        connections: int,
+        enforced: Enforced | None = None,
+        *,
+        interactive: int | None = None,
+        batch: int | None = None,
+        tenant_room: int = 64,
+        room: int = 256,
+        per_s: float = 1_000.0,
+        burst: int = 2_000,
+        interactive_s: float = 15.0,
+    ) -> "Config":
+        """What suits so many connections to each shard: no request with a seat waits for a connection, as far as there
+        are three or more, and one is left for probes."""
+        heavy = batch or max(1, connections // 10)
+        most = interactive or max(1, connections - heavy - 1)
+        length = max(1, ceil(tenant_room / 2))
+        sizes = {
+            Level.INTERACTIVE: Size(
+                least=max(1, most // 3), most=most, length=length, tenant_room=tenant_room, room=room
+            ),
+            Level.BATCH: Size(least=1, most=heavy, length=8, tenant_room=8, room=64),
+            Level.INTERNAL: Size(least=INTERNAL_SEATS, most=INTERNAL_SEATS, length=8, tenant_room=8, room=64),
+        }
+        caller = Limits(per_s, burst, max(1, int((most + tenant_room) * CALLER_PART)))
+        return cls(sizes, {Level.INTERACTIVE: interactive_s}, caller, caller, enforced or Enforced())
+
+
+class Told(Protocol):
+    """Who counts what the wall does: `cell.metrics.CellMetrics`."""
+
+    def queued(self, level: str, seconds: float) -> None:
+        """A request has waited for a seat, whether it got one or not."""
+
+    def observed(self, wall: str, reason: str) -> None:
+        """A wall that only observes would have refused a request."""
+
+
+class Plan(NamedTuple):  # made for every request: a frozen dataclass costs four times as much
+    """What is known of a request before it is let in. ``overdue_at``: when a wall that only observes would stop it."""
+
+    operation: str
+    level: Level
+    budget: Budget
+    overdue_at: float = inf
+
+
+class Visit:
+    """One request at the wall."""
+
+    __slots__ = ("context", "counted", "left", "plan", "station", "ticket")
+
+    def __init__(self, context: TenantContext, plan: Plan) -> None:
+        self.context = context
+        self.plan = plan
+        self.counted: list[tuple[CallerLimits, object]] = []  # whose limits count it
+        self.station: Station | None = None
+        self.ticket: Ticket | None = None
+        self.left = False
+
+    @property
+    def waits(self) -> bool:
+        """Whether it has no seat yet: `Wall.seated` comes next."""
+        return self.ticket is not None and self.ticket.seated_at < 0
+
+
+class Wall:
+    """One per process and event loop. ``clock`` is monotonic, in seconds; ``seed`` deals the queues."""
+
+    def __init__(
+        self,
+        config: Config,
+        operations: Operations,
+        shard_of: Callable[[int], str],
+        told: Told,
+        *,
+        clock: Callable[[], float],
+        seed: int,
+    ) -> None:
+        self._config = config
+        self._operations = operations
+        self._shard_of = shard_of
+        self._told = told
+        self._clock = clock
+        self._seed = seed
+        self._stations: dict[Level, dict[str, Station]] = {level: {} for level in Level}
+        self._estimates = Estimates()
+        self._keys = CallerLimits(config.key)
+        self._users = CallerLimits(config.user)
+        self._limits, self._timeouts = config.enforced.limits, config.enforced.timeouts
+        self._fairness = config.enforced.fairness
+        self._observes = self._fairness is Enforcement.OBSERVE
+
+    def plan(self, method: str, path: str, envelope_s: float, now: float) -> Plan:
+        """Name the operation and its limits."""
+        operation = self._operations.name(method, path)
+        level = self._operations.level(operation)
+        enforced = self._timeouts
+        if enforced is _OFF:
+            return Plan(operation, level, timeouts.outer(now, envelope_s))
+        nested = timeouts.nested(now, envelope_s, self._config.level_s.get(level, inf))
+        if enforced is _ON:
+            return Plan(operation, level, nested)
+        return Plan(operation, level, timeouts.outer(now, envelope_s), nested.application_by)
+
+    def ask(self, context: TenantContext, plan: Plan, caller: int) -> Visit:
+        """Let a request in, or have it wait; `RefusedError` where it is not. Every visit ends with `leave`.
+
+        ``caller`` tells the tenant's users and keys apart before anybody is authenticated: a hash of the credential.
+        """
+        visit = Visit(context, plan)
+        now = self._clock()
+        if self._limits is not _OFF and plan.level is not Level.INTERNAL:
+            self._count(visit, self._keys, caller)
+            context.identified = partial(self._count, visit, self._users)
+        if self._fairness is not _OFF:
+            try:
+                self._queue(visit, caller, now)
+            except RefusedError:
+                self._uncount(visit)
+                raise
+        return visit
+
+    def _count(self, visit: Visit, limits: CallerLimits, caller: object) -> None:
+        """Once for a request, however often its handler enters a session."""
+        for counted, _ in visit.counted:
+            if counted is limits:
+                return
+        try:
+            limits.enter(visit.context.tenant, caller, self._clock())
+            visit.counted.append((limits, caller))
+        except RefusedError as e:
+            if self._limits is _ON:
+                raise
+            self._told.observed("limits", e.refusal)
+
+    def _uncount(self, visit: Visit) -> None:
+        for limits, caller in visit.counted:
+            limits.leave(visit.context.tenant, caller)
+        visit.counted.clear()
+
+    def _queue(self, visit: Visit, caller: int, now: float) -> None:
+        context, plan = visit.context, visit.plan
+        station = self._station(plan.level, context.tenant, now)
+        estimate = self._estimates.of(context.tenant, plan.operation)
+        ticket = Ticket(context.tenant, caller, estimate.cost_s, now)
+        try:
+            evicted = station.ask(ticket, context.deadline - now, now)
+        except RefusedError as e:
+            if not self._observes:
+                raise
+            self._told.observed("fairness", e.refusal)
+            evicted = None
+        visit.station, visit.ticket = station, ticket
+        if ticket.seated_at < 0:
+            ticket.ready = asyncio.get_running_loop().create_future()
+        if evicted is not None and not evicted.ready.done():
+            wait = station.wait_s(evicted.tenant, now)
+            evicted.ready.set_exception(RefusedError(problems.TENANT_BUSY, Refusal.TENANT_BUSY, wait))
+
+    def _station(self, level: Level, tenant: int, now: float) -> Station:
+        shards = self._stations[level]
+        shard = CELL if level is Level.INTERNAL else self._shard_of(tenant)
+        station = shards.get(shard)
+        if station is None:
+            station = shards[shard] = Station(self._config.sizes[level], self._seed, now, observe=self._observes)
+        return station
+
+    async def seated(self, visit: Visit) -> None:
+        """Wait for the seat. `RefusedError` where the place in the queue went to a tenant with fewer requests.
+
+        Whatever comes of it, `leave` gives the place up.
+        """
+        ticket = visit.ticket
+        assert ticket is not None, "who waits has a ticket"
+        try:
+            await ticket.ready
+        finally:
+            now = self._clock()
+            visit.context.cost.queued_s += now - ticket.asked_at
+            self._told.queued(visit.plan.level, now - ticket.asked_at)
+
+    def leave(self, visit: Visit, *, usual: bool) -> None:
+        """The request is over, or has been given up; again does nothing. ``usual``: it went as such requests go."""
+        if visit.left:
+            return
+        visit.left = True
+        visit.context.identified = unlimited  # which referred back to the visit: nothing is left to the collector
+        if visit.counted:
+            self._uncount(visit)
+        station, ticket = visit.station, visit.ticket
+        now = self._clock()
+        if now > visit.plan.overdue_at:
+            self._told.observed("timeouts", Refusal.DEADLINE)
+        if station is None or ticket is None:
+            return
+        if ticket.seated_at < 0:
+            self._wake(station.withdraw(ticket, now))
+            return
+        cost, seat_s = visit.context.cost, now - ticket.seated_at
+        cost.seat_s += seat_s
+        charged = cost_of(cost.database_s, seat_s)
+        estimate = self._estimates.of(ticket.tenant, visit.plan.operation)
+        estimate.learn(charged)
+        self._estimates.of_anyone(visit.plan.operation).learn(charged)
+        self._wake(station.leave(ticket, charged, estimate.slowness(seat_s) if usual else 0.0, now))
+
+    def _wake(self, seated: list[Ticket]) -> None:
+        for ticket in seated:
+            if not ticket.ready.done():  # else its owner is about to notice, and leaves the seat
+                ticket.ready.set_result(None)
+
+    @asynccontextmanager
+    async def inside(self, context: TenantContext, plan: Plan, caller: int) -> AsyncIterator[None]:
+        """A seat for the block, waited for until ``plan.budget.application_by``; `RefusedError` where there is none."""
+        visit, usual = self.ask(context, plan, caller), False
+        try:
+            if visit.waits:
+                try:
+                    async with asyncio.timeout_at(plan.budget.application_by):
+                        await self.seated(visit)
+                except TimeoutError:
+                    raise RefusedError(problems.OVERLOADED, Refusal.OVERLOADED, 1.0) from None
+            yield
+            usual = True
+        finally:
+            self.leave(visit, usual=usual)
+
+    def seats(self, level: Level) -> tuple[int, int, int]:
+        """Of all shards: how many seats there are, how many are taken, and how many requests wait."""
+        stations = self._stations[level].values()
+        return (
+            sum(station.seats.limit for station in stations),
+            sum(station.running for station in stations),
+            sum(station.waiting for station in stations),
+        )

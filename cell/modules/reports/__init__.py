@@ -1,0 +1,1 @@
+"""Reports: heavy questions about a merchant's orders, asked at once or as a job whose result is a file."""

@@ -1,0 +1,238 @@
+"""``python -m loadtest.lab``: runs scenarios against a local fleet or a base URL, and writes a result for each run.
+
+Exit status 0: all runs were done and the books balance. 1: a run could not be done, or the books do not balance. 2:
+what was asked for makes no sense. 3: done, but a run is marked invalid: its figures mean nothing. 130: interrupted.
+"""
+
+import asyncio
+import itertools
+import os
+import secrets
+import signal
+import sys
+from collections.abc import AsyncIterator, Iterator, Sequence
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Final
+
+import asyncpg
+import click
+import httpx
+
+from infra.local import commandline
+from infra.local.cgroups import Walls
+from infra.local.errors import LocalFleetError, StartFailedError
+from infra.local.spec import default_folder
+from loadtest.alone import only_one
+from loadtest.lab import reading
+from loadtest.lab.local import local_system
+from loadtest.lab.reading import ScenarioError
+from loadtest.lab.remote import Remote, RemoteSystem
+from loadtest.lab.result import PhaseKind, Result, Role
+from loadtest.lab.run import Asked, Lab
+from loadtest.lab.scenario import FleetShape, Scenario
+from loadtest.lab.system import System
+from loadtest.operator import LabError
+from loadtest.show import Line, Teller, console
+
+INVALID: Final = 3
+
+
+@click.group(context_settings={"help_option_names": ["-h", "--help"]})
+def main() -> None:
+    """The load lab."""
+
+
+@main.command("list")
+def list_scenarios() -> None:
+    """The scenarios that come with the lab."""
+    for path in sorted(reading.SHIPPED.glob("*.yaml")):
+        scenario = reading.read(path)
+        click.echo(f"{path.stem:24} {scenario.about}")
+
+
+@main.command()
+@click.argument("scenarios", nargs=-1, required=True)
+def check(scenarios: tuple[str, ...]) -> None:
+    """Read scenario files and say what they would run."""
+    for scenario in _read(scenarios):
+        phases, cases = scenario.phases, scenario.cases()
+        seconds = f"{phases.warmup + phases.alone + phases.load + phases.after:.0f} s"
+        if scenario.ramp is not None:
+            seconds = f"steps of {phases.warmup + scenario.ramp.step:.0f} s"
+        click.echo(f"{scenario.name}: cases of {seconds}, {scenario.repeat} times each: {len(cases)}")
+        for case in cases:
+            click.echo(f"  {case.slug}")
+
+
+@dataclass(frozen=True)
+class Options:
+    """What was asked for on the command line."""
+
+    repeat: int | None
+    only: str
+    out: Path
+    folder: Path
+    remote: Remote | None
+
+
+@main.command()
+@click.argument("scenarios", nargs=-1, required=True)
+@click.option("--fleet", type=click.Choice(["local"]), help="A fleet of the lab's own on this machine [the default].")
+@click.option("--base-url", help="Or whatever answers at http://HOST:PORT.")
+@click.option(
+    "--front-door", default="start.cellwall.localhost", show_default=True, help="With --base-url: the Host of sign-ups."
+)
+@click.option("--repeat", type=click.IntRange(1, 100), help="Runs of each case, instead of what the file says.")
+@click.option("--case", "only", default="", help="Only cases whose name contains this.")
+@click.option("--out", type=click.Path(path_type=Path), help="Folder of the results [default: build/lab/TIME].")
+@click.option("--state", type=click.Path(path_type=Path), help="Folder of the lab's fleet.")
+def run(
+    scenarios: tuple[str, ...],
+    fleet: str | None,
+    base_url: str | None,
+    front_door: str,
+    repeat: int | None,
+    only: str,
+    out: Path | None,
+    state: Path | None,
+) -> None:
+    """Run scenarios: files of your own, or names of those that come with the lab."""
+    if fleet and base_url:
+        raise click.UsageError("--fleet and --base-url exclude each other")
+    default = default_folder()
+    options = Options(
+        repeat=repeat,
+        only=only,
+        out=(out or Path("build") / "lab" / datetime.now(UTC).strftime("%Y%m%dT%H%M%SZ")).absolute(),
+        folder=state.absolute() if state else default.with_name(f"{default.name}-lab"),
+        remote=Remote(base_url, front_door) if base_url else None,
+    )
+    found = _read(scenarios)
+    with Teller(console()) as teller:
+        try:
+            with only_one(options.folder, "lab"):
+                status = asyncio.run(_interruptible(found, options, teller))
+        except LocalFleetError as e:
+            teller.verdict(False, str(e))
+            status = commandline.MISUSED
+    sys.exit(status)
+
+
+def _read(names: Sequence[str]) -> list[Scenario]:
+    try:
+        return [reading.read(reading.find(name)) for name in names]
+    except ScenarioError as e:
+        raise click.UsageError(str(e)) from None
+
+
+async def _interruptible(scenarios: Sequence[Scenario], options: Options, teller: Teller) -> int:
+    task = asyncio.ensure_future(_all(scenarios, options, teller))
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+        loop.add_signal_handler(number, task.cancel)
+    try:
+        return await task
+    except asyncio.CancelledError:
+        teller.say("interrupted: everything is stopped")
+        return commandline.INTERRUPTED
+    except (LabError, LocalFleetError, httpx.HTTPError, asyncpg.PostgresError, OSError, BaseExceptionGroup) as e:
+        teller.verdict(False, _words(e))
+        return commandline.MISUSED if isinstance(e, LocalFleetError) and not isinstance(e, StartFailedError) else 1
+
+
+async def _all(scenarios: Sequence[Scenario], options: Options, teller: Teller) -> int:
+    """Scenarios that follow each other and want the same fleet share it."""
+    results: list[Result] = []
+    for shape, group in itertools.groupby(scenarios, key=lambda scenario: scenario.fleet):
+        several = list(group)
+        for words in warnings(shape, remote=options.remote is not None):
+            teller.say(words)
+        async with _system(shape, several[0].plan, options, teller) as system:
+            teller.say(system.cpu_walls)
+            for scenario in several:
+                asked = Asked(
+                    options.out,
+                    options.repeat or scenario.repeat,
+                    teller.say,
+                    lambda moment: teller.detail(moment.words()),
+                    options.only,
+                )
+                results += await Lab(system, asked).run(scenario)
+    for result in results:
+        teller.table(f"{result.meta.scenario}, {result.meta.case.slug}, run {result.meta.repeat}", lines(result))
+    teller.say(f"results are in {options.out}")
+    if not all(result.books.balanced for result in results):
+        return 1
+    return 0 if all(result.validity.valid for result in results) else INVALID
+
+
+@asynccontextmanager
+async def _system(shape: FleetShape, plan: str, options: Options, teller: Teller) -> AsyncIterator[System]:
+    run = f"lab-{secrets.token_hex(4)}"
+    if options.remote is None:
+        async with local_system(shape, options.folder, run, lambda line: teller.say(f"  {line}")) as local:
+            yield local
+        return
+    remote = RemoteSystem(options.remote, run)
+    try:
+        await remote.connect(plan)
+        yield remote
+    finally:
+        await remote.aclose()
+
+
+def warnings(shape: FleetShape, *, remote: bool, processors: int | None = None) -> Iterator[str]:
+    """What this machine cannot give to the scenario, and what can be measured all the same."""
+    if remote:
+        yield "a base URL: nothing of it can be broken, and the books are read through its API alone"
+        return
+    have, wanted = processors or os.cpu_count() or 1, shape.cells * shape.cpus
+    if shape.cpu_walls and wanted >= have:
+        yield (
+            f"{shape.cells} cells of {shape.cpus:g} processors want {wanted:g}, and this machine has {have} for them,"
+            " the routers and the driver: a busy cell then slows everything down; errors and books are still right"
+        )
+    found = Walls.of(Path(shape.cell_specs[0].name))
+    if shape.cpu_walls and found.base is None:
+        yield (
+            f"{found.reason}. Latencies then include what cells take from each other; errors, refusals, books and what"
+            " a fault reaches are measured as ever"
+        )
+
+
+def lines(result: Result) -> list[Line]:
+    """A run in a few lines."""
+    found = []
+    for phase in result.phases:
+        if phase.kind is PhaseKind.WARMUP:
+            continue
+        for cell in result.meta.cells:
+            groups = [g for g in result.groups if (g.phase, g.role, g.cell) == (phase.name, Role.VICTIM, cell)]
+            latency = result.latency(phase.name, Role.VICTIM, cells=[cell])
+            sent, errors = sum(g.sent for g in groups), sum(g.errors for g in groups)
+            if sent:
+                figures = f"p50 {latency.percentile_ms(50):.1f} ms, p99 {latency.percentile_ms(99):.1f} ms"
+                found.append(
+                    Line(f"victims in {cell}, {phase.name}", f"{sent} sent, {errors} errors, {figures}", errors > 0)
+                )
+    for name, value in result.measures.items():
+        found.append(Line(name, f"{value:.4g}"))
+    found.append(Line("books", "; ".join(result.books.words[:1]), not result.books.balanced))
+    words = (
+        "the driver kept its schedule" if result.validity.valid else f"INVALID: {'; '.join(result.validity.reasons)}"
+    )
+    found.append(Line("driver", words, not result.validity.valid))
+    return found
+
+
+def _words(error: BaseException) -> str:
+    while isinstance(error, BaseExceptionGroup):
+        error = error.exceptions[0]
+    return str(error) if isinstance(error, (LabError, LocalFleetError)) else f"{type(error).__name__}: {error}"
+
+
+if __name__ == "__main__":
+    commandline.run(main, "loadtest.lab")

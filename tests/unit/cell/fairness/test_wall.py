@@ -1,0 +1,191 @@
+"""The wall's bookkeeping: whatever ends a visit, nothing stays behind; costs go where they belong."""
+
+import asyncio
+from collections import Counter
+from dataclasses import replace
+from typing import Any
+
+import pytest
+
+from cell.fairness.internal import InternalWall
+from cell.fairness.levels import Enforcement, Level, Operations
+from cell.fairness.limits import Limits
+from cell.fairness.station import RefusedError
+from cell.fairness.wall import Config, Enforced, Plan, Visit, Wall
+from cell.shards.context import TenantContext
+from contracts.names import Refusal
+
+CONFIG = Config.fit(4, interactive=2, batch=1, tenant_room=4, room=8)
+TOKEN = "t" * 43
+
+
+class Told:
+    def __init__(self) -> None:
+        self.waits: list[float] = []
+        self.seen: Counter[tuple[str, str]] = Counter()
+
+    def queued(self, level: str, seconds: float) -> None:
+        assert level in Level
+        self.waits.append(seconds)
+
+    def observed(self, wall: str, reason: str) -> None:
+        self.seen[wall, reason] += 1
+
+
+class World:
+    """A wall in a time of its own."""
+
+    def __init__(self, config: Config = CONFIG) -> None:
+        self.now = 100.0
+        self.told = Told()
+        operations = Operations(["/v1/orders/{id}"], [])
+        self.wall = Wall(config, operations, lambda t: f"s{t % 2}", self.told, clock=lambda: self.now, seed=7)
+
+    def plan(self) -> Plan:
+        return self.wall.plan("GET", "/v1/orders/1", 20.0, self.now)
+
+    def ask(self, tenant: int, caller: int = 0) -> Visit:
+        plan = self.plan()
+        context = TenantContext(tenant, f"t{tenant}", 1, plan.budget.application_by, "r", "free")
+        return self.wall.ask(context, plan, caller)
+
+    @property
+    def seats(self) -> tuple[int, int, int]:
+        return self.wall.seats(Level.INTERACTIVE)
+
+
+async def test_a_seat_would_be_lost_when_its_owner_is_cancelled_as_it_gets_it() -> None:
+    world = World()
+    first, second = world.ask(2), world.ask(2)
+    third = world.ask(2)
+    assert third.waits
+    waiting = asyncio.create_task(world.wall.seated(third))
+    await asyncio.sleep(0)
+    world.now += 0.5
+    world.wall.leave(first, usual=True)  # hands its seat on
+    waiting.cancel()  # ... and at the same time its new owner goes
+    with pytest.raises(asyncio.CancelledError):
+        await waiting
+    world.wall.leave(third, usual=False)
+    world.wall.leave(second, usual=True)
+    assert world.seats == (2, 0, 0)
+
+
+async def test_who_waits_would_not_be_woken_or_the_wait_not_told() -> None:
+    world = World()
+    first, _ = world.ask(2), world.ask(2)
+    third = world.ask(4)
+    waiting = asyncio.create_task(world.wall.seated(third))
+    await asyncio.sleep(0)
+    world.now += 0.25
+    first.context.cost.database_s = 0.1
+    world.wall.leave(first, usual=True)
+    world.wall.leave(first, usual=True)  # again: nothing
+    await asyncio.wait_for(waiting, 5)
+    assert third.context.cost.queued_s == pytest.approx(0.25)
+    assert world.told.waits == [pytest.approx(0.25)]
+    assert first.context.cost.seat_s == pytest.approx(0.25)
+    assert world.seats == (2, 2, 0)
+
+
+async def test_who_gives_its_place_to_others_would_wait_for_ever() -> None:
+    world = World(replace(CONFIG, key=Limits(0.0, 1, 99)))
+    visits = [world.ask(tenant) for tenant in (2, 2, 2, 2, 2, 2, 4, 4, 4, 4)]
+    waiting = [asyncio.create_task(world.wall.seated(visit)) for visit in visits[2:]]
+    await asyncio.sleep(0)
+    assert world.seats == (2, 2, 8)
+    world.ask(6)  # the level is full: one of those with the most waiting has to go
+    done, _ = await asyncio.wait(waiting, return_when=asyncio.FIRST_COMPLETED, timeout=5)
+    (evicted,) = done
+    with pytest.raises(RefusedError) as refused:
+        await evicted
+    assert refused.value.refusal is Refusal.TENANT_BUSY
+    for task in waiting:
+        task.cancel()
+    await asyncio.gather(*waiting, return_exceptions=True)
+
+
+async def test_a_shard_that_hangs_would_take_the_seats_of_the_others() -> None:
+    world = World()
+    for _ in range(4):
+        world.ask(1)
+    assert world.ask(3).waits
+    assert not world.ask(2).waits
+
+
+async def test_who_is_refused_a_seat_would_stay_counted_for_its_key() -> None:
+    world = World(replace(CONFIG, key=Limits(0.0, 1, 6)))
+    visits = [world.ask(2, caller=9) for _ in range(6)]
+    with pytest.raises(RefusedError) as key:
+        world.ask(2, caller=9)
+    assert key.value.refusal is Refusal.CALLER
+    for _ in range(3):
+        with pytest.raises(RefusedError) as room:
+            world.ask(2, caller=8)
+        assert room.value.refusal is Refusal.TENANT_BUSY
+    for visit in visits:
+        world.wall.leave(visit, usual=False)
+    again = [world.ask(2, caller=8) for _ in range(6)]
+    assert world.seats == (2, 2, 4)
+    assert len(again) == 6
+
+
+async def test_a_user_with_many_keys_would_be_many_users() -> None:
+    world = World(replace(CONFIG, user=Limits(0.0, 1, 2)))
+    visits = [world.ask(2, caller=key) for key in range(3)]
+    for visit in visits[:2]:
+        visit.context.identified("ada")
+        visit.context.identified("ada")  # a second session of the same request
+    with pytest.raises(RefusedError):
+        visits[2].context.identified("ada")
+    visits[2].context.identified("bob")
+    world.wall.leave(visits[0], usual=True)
+    world.ask(2, caller=4).context.identified("ada")
+
+
+async def test_observed_walls_would_not_be_counted() -> None:
+    observe = Enforcement.OBSERVE
+    config = replace(CONFIG, key=Limits(0.0, 1, 5), enforced=Enforced(observe, observe, observe))
+    world = World(config)
+    visits = [world.ask(2) for _ in range(8)]
+    assert not any(visit.waits for visit in visits)
+    assert world.told.seen == {("limits", Refusal.CALLER): 3, ("fairness", Refusal.TENANT_BUSY): 2}
+    world.now += 19.0
+    world.wall.leave(visits[0], usual=True)
+    assert world.told.seen["timeouts", Refusal.DEADLINE] == 1
+    assert world.plan().budget.application_by == world.now + 20.0
+
+
+async def test_copies_would_wait_for_nobody_or_strangers_would_take_their_seats() -> None:
+    world, going, calls = World(), asyncio.Event(), list[str]()
+
+    async def application(scope: Any, _receive: Any, _send: Any) -> None:
+        calls.append(scope["path"])
+        await going.wait()
+
+    async def send(message: Any) -> None:
+        raise AssertionError(message)
+
+    def call(path: str, token: str = TOKEN) -> "asyncio.Task[None]":
+        headers = [(b"authorization", f"Bearer {token}".encode())]
+        return asyncio.create_task(internal({"type": "http", "path": path, "headers": headers}, None, send))
+
+    internal = InternalWall(application, world.wall, TOKEN, lambda: asyncio.get_running_loop().time())
+    tasks = [call(f"/transfer/v1/tenants/t{tenant}/export") for tenant in range(1001, 1006)]
+    await asyncio.sleep(0)
+    await asyncio.sleep(0)
+    assert len(calls) == 3
+    assert world.wall.seats(Level.INTERNAL) == (3, 3, 2)
+    others = [call("/transfer/v1/tenants/t1001/freeze"), call("/transfer/v1/tenants/t1001/export", "u" * 43)]
+    await asyncio.sleep(0)
+    assert len(calls) == 5  # neither small commands nor those that will be refused wait here
+    going.set()
+    await asyncio.gather(*tasks, *others)
+    assert len(calls) == 7
+    assert world.wall.seats(Level.INTERNAL) == (3, 0, 0)
+
+
+@pytest.mark.parametrize("connections", range(1, 41))
+def test_seats_would_be_more_than_connections(connections: int) -> None:
+    sizes = Config.fit(connections).sizes
+    assert sizes[Level.INTERACTIVE].most + sizes[Level.BATCH].most <= max(2, connections - (connections > 2))

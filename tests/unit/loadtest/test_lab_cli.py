@@ -1,0 +1,45 @@
+"""The lab's command line: what is wrong is one line and status 2, and what a file would run is said without running."""
+
+from pathlib import Path
+
+import pytest
+from click.testing import CliRunner
+
+from infra.local import commandline
+from loadtest.lab.__main__ import main
+
+
+def status(*arguments: str) -> int:
+    with pytest.raises(SystemExit) as ended:
+        commandline.run(main, "loadtest.lab", arguments)
+    code = ended.value.code
+    assert isinstance(code, int)
+    return code
+
+
+def test_a_wrong_file_starts_a_fleet_or_is_told_in_many_lines(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    file = tmp_path / "mine.yaml"
+    file.write_text("kind: soak\nname: mine\nvictims:\n  rats: 1\n")
+    for command in ("run", "check"):
+        assert status(command, str(file)) == 2
+        told = capsys.readouterr().err
+        assert told.count("\n") == 1
+        assert f"{file}:4: victims.rats: there is no such field" in told
+
+
+def test_options_that_exclude_each_other_are_taken(capsys: pytest.CaptureFixture[str]) -> None:
+    assert status("run", "soak", "--fleet", "local", "--base-url", "http://127.0.0.1:1") == 2
+    assert "exclude each other" in capsys.readouterr().err
+    assert status("run", "soak", "--repeat", "0") == 2
+    assert "--repeat" in capsys.readouterr().err
+
+
+def test_what_a_file_would_run_is_not_said() -> None:
+    said = CliRunner().invoke(main, ["check", "noisy-short"])
+    assert said.exit_code == 0
+    assert "noisy-short: cases of 20 s, 1 times each: 4" in said.output
+    assert "heavy-query_x4_same_walls-off" in said.output
+    listed = CliRunner().invoke(main, ["list"])
+    assert "blast-radius" in listed.output
