@@ -11,6 +11,7 @@ import pytest_asyncio
 from infra.local.fleet import Fleet
 from loadtest.lab.local import LocalSystem
 from loadtest.lab.reading import parse
+from loadtest.lab.remote import Remote, RemoteSystem
 from loadtest.lab.result import PhaseKind, Result, Role, results
 from loadtest.lab.run import Asked, Lab
 from loadtest.operator import LabError
@@ -90,3 +91,18 @@ async def test_a_case_that_is_not_there_runs_nothing_without_a_word(lab: Lab, tm
     asked = Asked(tmp_path, 1, lambda _: None, only="no-such-case")
     with pytest.raises(LabError, match="has no case 'no-such-case'; it has walls-on"):
         await Lab(lab.system, asked).run(parse("kind: soak\nname: x\n", "x"))
+
+
+async def test_a_fleet_behind_a_base_url_is_a_system_that_cannot_be_measured(fleet: Fleet, tmp_path: Path) -> None:
+    text = "kind: noisy-neighbour\nname: remote\naggressors: {kinds: [cheap-flood], counts: [1], times: 3, orders: 3}\n"
+    system = RemoteSystem(Remote(fleet.router_urls[0], fleet.spec.front_door_host), f"lab-{secrets.token_hex(3)}")
+    try:
+        await system.connect("business")
+        assert system.cells == ["cell-1", "cell-2"]
+        lab = Lab(system, Asked(tmp_path, 1, lambda _: None))
+        result = await only(lab, text, tmp_path)
+        assert result.meta.target == fleet.router_urls[0]
+        with pytest.raises(LabError, match="--fleet local"):
+            await lab.run(parse("kind: evacuate\nname: x\nevacuation: {}\n", "x"))
+    finally:
+        await system.aclose()
