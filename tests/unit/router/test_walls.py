@@ -220,6 +220,27 @@ def test_unread_answers_to_pipelined_requests_do_not_pile_up() -> None:
     assert statuses(transport.take()) == [200] * 3
 
 
+@pytest.mark.parametrize("pieces", [[OK], [OK[:-1], OK[-1:]]])
+def test_a_client_that_is_full_at_the_end_of_its_answer_pauses_no_connection_of_the_next_user(
+    pieces: list[bytes], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    world = World()
+    client, transport = ask(world)
+    for piece in pieces[:-1]:
+        last(world).data_received(piece)
+
+    def fill(data: bytes) -> None:
+        client.pause_writing()
+
+    monkeypatch.setattr(transport, "write", fill)
+    last(world).data_received(pieces[-1])
+    _, neighbour = ask(world)
+    assert len(world.pool().made) == 1
+    assert not sent(last(world)).paused, "its answer would never be read"
+    last(world).data_received(OK)
+    assert statuses(neighbour.take()) == [200]
+
+
 def pool(told: Told, clock: Clock) -> Pool:
     return Pool("cell-1", "127.0.0.1:1", Caps(1, 1, 2), Budgets(), Wheel(), clock, seeded(1), told.walls)
 
