@@ -422,6 +422,11 @@ class Exchange:
             self._refuse(Refused(problems.CLIENT_TOO_SLOW, detail), close=True)
 
     @property
+    def tenant(self) -> bytes:
+        """Whose request it is, once it was located."""
+        return self._route.tenant if self._route is not None else b""
+
+    @property
     def expects_continue(self) -> bool:
         """Whether the client sends its body only when it is told to."""
         return self._request.fields.expects_continue

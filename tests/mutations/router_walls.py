@@ -4,6 +4,7 @@
 """
 
 import os
+from dataclasses import dataclass
 
 from router import __main__
 from router.admission import Admission
@@ -11,6 +12,7 @@ from router.breaker import Silence
 from router.client import Client
 from router.pool import Pool
 from router.proxy import Exchange
+from router.turns import Turns
 
 VARIABLE = "CELLWALL_TEST_WITHOUT"
 
@@ -61,7 +63,24 @@ def bulkhead() -> None:
     Pool.enter = enter  # type: ignore[method-assign]
 
 
-PARTS = {part.__name__: part for part in (plans, connections, pace, gathering, taking, silence, bulkhead)}
+def turns() -> None:
+    """Who asked first for a connection gets it first."""
+    append, discard = Turns.append, Turns.discard
+    Turns.append = lambda self, waiter: append(self, Asked(waiter))  # type: ignore[method-assign]
+    popleft = Turns.popleft
+    Turns.popleft = lambda self: popleft(self).waiter  # type: ignore[method-assign]
+    Turns.discard = lambda self, waiter: discard(self, Asked(waiter))  # type: ignore[method-assign]
+
+
+@dataclass(frozen=True)
+class Asked:
+    """A request that is nobody's."""
+
+    waiter: object
+    tenant: bytes = b""
+
+
+PARTS = {part.__name__: part for part in (plans, connections, pace, gathering, taking, silence, bulkhead, turns)}
 
 if __name__ == "__main__":
     PARTS[os.environ[VARIABLE]]()
