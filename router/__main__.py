@@ -51,7 +51,7 @@ def parser() -> argparse.ArgumentParser:
     text.add_argument("--client-bytes-per-s", metavar="N", help="the slowest that a client may be (default 240)")
     text.add_argument("--client-window-s", metavar="S", help="over which time that is measured (default 5)")
     text.add_argument(
-        *("--wall", "--walls"),
+        "--wall",
         dest="walls",
         action="append",
         metavar="NAME=MODE",
@@ -76,7 +76,8 @@ def settings(arguments: list[str]) -> Settings:
 def _called(name: str) -> str:
     """How the operator gives the setting: secrets have no flag, because a command line can be read by others."""
     variable = ENV_PREFIX + name.upper()
-    return variable if name in SECRETS else f"--{name.replace('_', '-')} (or {variable})"
+    flag = "wall" if name == "walls" else name
+    return variable if name in SECRETS else f"--{flag.replace('_', '-')} (or {variable})"
 
 
 def configure_logging() -> None:

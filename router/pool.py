@@ -14,6 +14,7 @@ from router.breaker import Breaker, RetryBudget, Silence
 from router.settings import Budgets
 from router.table import Caps
 from router.timers import Timer, Wheel
+from router.turns import Turns
 from router.upstream import Upstream, User
 from router.walls import Wall, Walls
 
@@ -54,7 +55,7 @@ class Pool:
         self._idle: deque[Upstream] = deque()  # the most recently used at the right
         self._all: set[Upstream] = set()
         self._opening: set[asyncio.Task[None]] = set()
-        self._waiting: deque[User] = deque()
+        self._waiting: Turns[User] = Turns()
         self._sweep = Timer(wheel, self._expire)
         self._closed = False
 
@@ -106,8 +107,7 @@ class Pool:
 
     def forget(self, user: User) -> None:
         """``user`` does not wait any more."""
-        if user in self._waiting:
-            self._waiting.remove(user)
+        self._waiting.discard(user)
 
     def put_back(self, upstream: Upstream) -> None:
         """A connection is free again."""

@@ -171,6 +171,8 @@ class Exchange:
 
     def answer(self, head: AnswerHead, payload: bytes, complete: bool) -> None:
         """Back: a refusal that promises that nothing ran is replayed or held, everything else goes to the client."""
+        if complete:
+            self._upstream = None  # it is back in its pool: a client that is full must not pause it for its next user
         if self._pool is not None and self._pool.silence.requests:
             self._pool.silence.answered()
         if head.refused is not None and self._nothing_ran(head):
@@ -304,6 +306,8 @@ class Exchange:
 
     def payload(self, data: bytes, complete: bool) -> None:
         """More of the answer."""
+        if complete:
+            self._upstream = None  # as in `answer`
         if self._chunked:
             data = (chunk(data) if data else b"") + (LAST_CHUNK if complete else b"")
         self._client.write(data)
@@ -416,6 +420,11 @@ class Exchange:
             self._cut()
         else:
             self._refuse(Refused(problems.CLIENT_TOO_SLOW, detail), close=True)
+
+    @property
+    def tenant(self) -> bytes:
+        """Whose request it is, once it was located."""
+        return self._route.tenant if self._route is not None else b""
 
     @property
     def expects_continue(self) -> bool:

@@ -54,6 +54,10 @@ class User(Protocol):
         """Go on writing."""
 
     @property
+    def tenant(self) -> bytes:
+        """Whose request it is."""
+
+    @property
     def method(self) -> bytes:
         """The method that was sent."""
 

@@ -1,13 +1,13 @@
 """A router whose cells share one bulkhead; ``python -m`` this in place of ``router``."""
 
-from collections import deque
 from typing import Any
 
 from router import __main__, pool
+from router.turns import Turns
 from router.upstream import User
 
 _pools: list[pool.Pool] = []
-_waiting: deque[User] = deque()
+_waiting: Turns[User] = Turns()
 _made = pool.Pool.__init__
 
 

@@ -31,11 +31,12 @@ class Router:
         cells: dict[str, int],
         *flags: str,
         caps: dict[str, int] | None = None,
+        plan: dict[str, int] | None = None,
         module: str = "router",
     ) -> None:
         self.port, self.admin = free_port(), free_port()
         self._file = folder / "routes.ndjson"
-        self.cells, self._caps = cells, caps or {}
+        self.cells, self._caps, self._plan = cells, caps or {}, plan or {}
         self._revision = 0
         self.route({"t1": ("cell-1", 1, "active"), "t2": ("cell-2", 1, "active")})
         command = [
@@ -60,7 +61,7 @@ class Router:
             {"kind": "cell", "cell": name, "address": f"127.0.0.1:{port}", **self._caps}
             for name, port in self.cells.items()
         ]
-        records.append({"kind": "plan", "plan": "p"})
+        records.append({"kind": "plan", "plan": "p", **self._plan})
         records += [
             {
                 "kind": "route",

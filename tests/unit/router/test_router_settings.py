@@ -8,6 +8,7 @@ import structlog
 
 from router.__main__ import main, settings
 from router.settings import SettingsError
+from router.walls import Mode, Wall
 
 GOOD = ["--listen", "127.0.0.1:8080", "--admin", "127.0.0.1:8081", "--routes", "routes.ndjson"]
 ROOT = "A" * 43
@@ -27,6 +28,16 @@ def test_flags_come_before_the_environment(monkeypatch: pytest.MonkeyPatch) -> N
     assert settings(GOOD).root() == bytes(32)
 
 
+def test_walls_are_named_on_the_command_line_or_as_json_and_the_rest_is_on(monkeypatch: pytest.MonkeyPatch) -> None:
+    walls = settings([*GOOD, "--wall", "plans=off", "--wall", "slow-clients=observe"]).walls
+    assert walls == {Wall.PLANS: Mode.OFF, Wall.SLOW_CLIENTS: Mode.OBSERVE}
+    monkeypatch.setenv("CELLWALL_ROUTER_WALLS", '{"bulkheads": "off"}')
+    assert settings(GOOD).walls == {Wall.BULKHEADS: Mode.OFF}
+    monkeypatch.setenv("CELLWALL_ROUTER_WALLS", '{"bulkheads"')
+    with pytest.raises(SettingsError, match=r"CELLWALL_ROUTER_WALLS\): not JSON"):
+        settings(GOOD)
+
+
 def test_the_front_door_is_a_host_and_an_address() -> None:
     front = settings([*GOOD, "--front-door", "start.cellwall.localhost=127.0.0.1:5"]).front()
     assert front is not None
@@ -41,6 +52,8 @@ def test_the_front_door_is_a_host_and_an_address() -> None:
         ([*GOOD, "--workers", "0"], "--workers"),
         ([*GOOD, "--bogus"], "unrecognized arguments: --bogus"),
         ([*GOOD, "--front-door", "start=x"], "--front-door"),
+        ([*GOOD, "--wall", "plans=of"], "--wall (or CELLWALL_ROUTER_WALLS): 'plans=of' is not NAME=on|off|observe"),
+        ([*GOOD, "--wall", "plan=off"], "NAME one of addresses, plans, connections, slow-clients, bulkheads"),
         ([*GOOD, "--unknown-tenants-to", "Cell One"], "--unknown-tenants-to"),
         (GOOD[:4], "give either --routes FILE or --control-plane URL"),
         ([*GOOD, "--control-plane", "http://127.0.0.1:1"], "give either --routes FILE or --control-plane URL"),

@@ -64,6 +64,7 @@ class Asker:
     """A request that only wants its connection."""
 
     method = b"GET"
+    tenant = b"t1"
     request_sent = True
 
     def __init__(self) -> None:

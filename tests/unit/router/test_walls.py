@@ -1,5 +1,7 @@
 """Each wall of the router by itself: what it refuses, what it only counts, and what it never costs a fair client."""
 
+from dataclasses import dataclass
+
 import pytest
 
 from contracts import problems
@@ -11,6 +13,7 @@ from router.pool import NoRoomError, Pool
 from router.settings import AddressLimits, Budgets
 from router.table import Caps
 from router.timers import Wheel
+from router.turns import Turns
 from router.walls import ALL_ON, Mode, Modes, Wall, Walls, parse
 from tests.unit.router.test_admission import route
 from tests.unit.router.test_exchange import GET, OK, POST, ask, last
@@ -220,8 +223,53 @@ def test_unread_answers_to_pipelined_requests_do_not_pile_up() -> None:
     assert statuses(transport.take()) == [200] * 3
 
 
+@pytest.mark.parametrize("pieces", [[OK], [OK[:-1], OK[-1:]]])
+def test_a_client_that_is_full_at_the_end_of_its_answer_pauses_no_connection_of_the_next_user(
+    pieces: list[bytes], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    world = World()
+    client, transport = ask(world)
+    for piece in pieces[:-1]:
+        last(world).data_received(piece)
+
+    def fill(data: bytes) -> None:
+        client.pause_writing()
+
+    monkeypatch.setattr(transport, "write", fill)
+    last(world).data_received(pieces[-1])
+    _, neighbour = ask(world)
+    assert len(world.pool().made) == 1
+    assert not sent(last(world)).paused, "its answer would never be read"
+    last(world).data_received(OK)
+    assert statuses(neighbour.take()) == [200]
+
+
 def pool(told: Told, clock: Clock) -> Pool:
     return Pool("cell-1", "127.0.0.1:1", Caps(1, 1, 2), Budgets(), Wheel(), clock, seeded(1), told.walls)
+
+
+@dataclass(frozen=True)
+class Waiter:
+    tenant: bytes
+    number: int
+
+
+def test_tenants_take_turns_and_who_leaves_is_forgotten() -> None:
+    turns = Turns[Waiter]()
+    flood = [Waiter(b"t1", number) for number in range(5)]
+    for waiter in flood:
+        turns.append(waiter)
+    neighbour = Waiter(b"t2", 0)
+    turns.append(neighbour)
+    assert turns.popleft() is flood[0]
+    turns.discard(flood[1])
+    turns.discard(flood[1])
+    turns.discard(Waiter(b"t3", 0))
+    assert len(turns) == 4
+    assert [turns.popleft() for _ in range(4)] == [neighbour, *flood[2:]]
+    assert len(turns) == 0
+    with pytest.raises(IndexError):
+        turns.popleft()
 
 
 @pytest.mark.parametrize("mode", [Mode.OBSERVE, Mode.OFF])
