@@ -13,10 +13,19 @@ class _Parser(argparse.ArgumentParser):
         self.exit(2, f"cell: {message} (see {self.prog} --help)\n")
 
 
+def _check_schema(wanted: str | None) -> None:
+    """End with status 2 where this software brings the shards to another revision than the operator wants."""
+    from cell.schema import migrate
+
+    if wanted is not None and wanted != (brings := migrate.head(migrate.SHARD)):
+        settings.misconfigured(f"{settings.PREFIX}SCHEMA is {wanted!r}, and this version brings the schema {brings!r}")
+
+
 def _migrate() -> int:
     from cell.schema import migrate
 
     configured = settings.load(settings.MigrateSettings)
+    _check_schema(configured.wanted_schema)
     settings.configure_logging()
     passwords = migrate.Passwords(
         owner=configured.owner_password.get_secret_value(),
@@ -35,6 +44,7 @@ def _api() -> int:
     from cell import app
 
     configured = settings.load(settings.ApiSettings)
+    _check_schema(configured.wanted_schema)
     settings.configure_logging(cell=configured.name)
     return app.run(configured)
 
@@ -43,6 +53,7 @@ def _worker() -> int:
     from cell import worker
 
     configured = settings.load(settings.WorkerSettings)
+    _check_schema(configured.wanted_schema)
     settings.configure_logging(cell=configured.name)
     return worker.run(configured)
 

@@ -51,7 +51,12 @@ class _Settings(BaseSettings):
     model_config = SettingsConfigDict(env_prefix=PREFIX, hide_input_in_errors=True, extra="ignore")
 
 
-class MigrateSettings(_Settings):
+class _SchemaSettings(_Settings):
+    # The revision of the shards that the operator deploys; software that brings another one does not start.
+    wanted_schema: str | None = Field(None, validation_alias=f"{PREFIX}SCHEMA")
+
+
+class MigrateSettings(_SchemaSettings):
     """``python -m cell migrate``: superuser access to each shard's server, and the passwords of the three roles."""
 
     shard_admin_dsns: Annotated[dict[str, Dsn], Field(min_length=1)]
@@ -77,7 +82,7 @@ class Walls(pydantic.BaseModel, extra="forbid", frozen=True):
     timeouts: Enforcement = Enforcement.ON  # of the application and of statements, inside the router's deadline
 
 
-class CellSettings(_Settings):
+class CellSettings(_SchemaSettings):
     """What the API process and the worker share."""
 
     name: Annotated[str, AfterValidator(ids.cell_name)]

@@ -12,6 +12,11 @@ from contracts.fleet import Tier
 SizeName = Literal["S", "M", "L"]
 Role = Literal["api", "worker"]
 
+# A 2, a 1.0 and a 0002 are numbers to YAML and to `pulumi config set`, and as numbers no longer what was written.
+_QUOTED: Final = (
+    "put it in quotes in a file; on a command line: pulumi config set --type string --path cellwall:cell.{name} VALUE"
+)
+
 SHARDS_MAX: Final = 16
 CAPACITY_MAX: Final = 1_000_000
 CONNECTIONS_MAX: Final = 200
@@ -60,8 +65,8 @@ class CellSpec:
     """One cell. Two specs that differ in ``name`` alone give two cells that differ in names and generated ids alone.
 
     ``capacity`` is in tenants and ``connections`` per shard and process; both come from the size where they are None.
-    ``schema`` is the revision that the shards must have; None: whatever the software brings. ``images`` maps api
-    and worker to ``NAME@sha256:...``; a local cell runs the checkout and has none.
+    ``schema`` is the revision that the shards must have: software that brings another one does not start. None:
+    whatever it brings. ``images`` maps api and worker to ``NAME@sha256:...``; a local cell runs the checkout and has none.
     """
 
     name: str
@@ -86,7 +91,7 @@ class CellSpec:
         _between("shards", self.shards, 1, SHARDS_MAX)
         _matches("version", self.version, _VERSION, "a version such as 1.4.2")
         if self.schema is not None:
-            _matches("schema", self.schema, _REVISION, "a schema revision such as 0002_pre_product")
+            _matches("schema", self.schema, _REVISION, "a schema revision such as 0003")
         for role, image in self.images.items():
             _one_of("images", role, get_args(Role))
             check_image(f"images.{role}", image)
@@ -130,7 +135,7 @@ class CellSpec:
                 values[name] = _whole(name, values[name])
         for name in ("name", "region", "tier", "size", "version", "schema"):
             if name in values and not isinstance(values[name], str):
-                raise SpecError(name, f"{values[name]!r} is not text; put it in quotes")
+                raise SpecError(name, f"{values[name]!r} is not text; {_QUOTED.format(name=name)}")
         images = values.get("images", {})
         if not isinstance(images, Mapping) or not all(isinstance(image, str) for image in images.values()):
             raise SpecError("images", f"must map each of {', '.join(get_args(Role))} to an image by digest")

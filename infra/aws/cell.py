@@ -236,7 +236,7 @@ class Cell(Component):
             "migrate",
             self._args.spec.images["api"],
             ("python", "-c", _MIGRATE),
-            environment={"SHARD_HOSTS": hosts},
+            environment={"SHARD_HOSTS": hosts, **self._schema()},
             secrets={
                 **admins,
                 **_variables(self._own, "OWNER_PASSWORD", "TRANSFER_PASSWORD"),
@@ -318,7 +318,13 @@ class Cell(Component):
             "CELLWALL_CELL_POOL_SIZE": str(self._args.spec.pool_size),
             "CELLWALL_CELL_BLOBS": pulumi.Output.concat("s3://", self._blobs.name),
             "AWS_REGION": self._args.fleet.region,
+            **self._schema(),
         }
+
+    def _schema(self) -> dict[str, pulumi.Input[str]]:
+        """The revision that the spec asks for: with an image that brings another one, no task starts."""
+        schema = self._args.spec.schema
+        return {} if schema is None else {"CELLWALL_CELL_SCHEMA": schema}
 
     def _blob_access(self) -> tuple[Statement, ...]:
         return (

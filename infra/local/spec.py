@@ -48,8 +48,10 @@ class LocalCellSpec:
             raise SpecError("region", f"{spec.region!r} is not to be had on this machine; leave it at local")
         if spec.images:
             raise SpecError("images", "a local cell runs this checkout and takes no images")
-        if spec.schema is not None:
-            raise SpecError("schema", "a local cell has the schema of this checkout; leave it out")
+        if spec.schema is not None and spec.schema != (brings := _schema()):
+            raise SpecError(
+                "schema", f"{spec.schema!r} is not this checkout's {brings!r}; name that one, or leave it out"
+            )
         return cls(
             spec.name,
             shards=spec.shards,
@@ -89,6 +91,13 @@ class LocalCellSpec:
     def processes(self) -> tuple[str, ...]:
         """Every process of the cell, servers first."""
         return (*(self.server(shard) for shard in self.shard_names), self.redis, self.api, self.worker)
+
+
+def _schema() -> str:
+    """The revision to which this checkout brings a shard. Alembic is slow to load, and few specs name a schema."""
+    from cell.schema import migrate
+
+    return migrate.head(migrate.SHARD)
 
 
 DEFAULT_CELLS: Final = (LocalCellSpec("cell-1"), LocalCellSpec("cell-2"))

@@ -2,7 +2,9 @@
 
 import pytest
 
-from infra.spec import SIZES, CellSpec, SpecError
+from cell.schema import migrate
+from infra.local.spec import LocalCellSpec
+from infra.spec import CONNECTIONS_MAX, SIZES, CellSpec, SpecError
 
 
 @pytest.mark.parametrize(
@@ -19,7 +21,11 @@ from infra.spec import SIZES, CellSpec, SpecError
         ({"name": "cell-1", "shards": float("inf")}, "shards", "whole number"),
         ({"name": "cell-1", "version": "a b"}, "version", "1.4.2"),
         ({"name": "cell-1", "version": 1}, "version", "quotes"),
+        ({"name": "cell-1", "schema": 2}, "schema", "config set --type string --path cellwall:cell.schema VALUE"),
         ({"name": "cell-1", "capacity": 0}, "capacity", "between 1 and"),
+        ({"name": "cell-1", "connections": 0}, "connections", "between 1 and 200"),
+        ({"name": "cell-1", "connections": CONNECTIONS_MAX + 1}, "connections", "between 1 and 200"),
+        ({"name": "cell-1", "schema": "head; DROP"}, "schema", "0003"),
         ({"name": "cell-1", "images": {"api": "cell:latest"}}, "images.api", "by digest"),
         ({"name": "cell-1", "images": {"web": "cell"}}, "images", "api, worker"),
         ({"name": "cell-1", "images": "cell"}, "images", "must map"),
@@ -50,3 +56,14 @@ def test_limits_follow_the_size_unless_they_are_given(size: str) -> None:
     plain = CellSpec.parse({"name": "cell-1", "size": size})
     assert (plain.tenants_max, plain.pool_size) == (plain.sized.capacity, plain.sized.connections)
     assert CellSpec.parse({"name": "cell-1", "size": size, "capacity": 3}).tenants_max == 3
+
+
+@pytest.mark.parametrize("connections", [1, CONNECTIONS_MAX])
+def test_the_bounds_of_connections_belong_to_them(connections: int) -> None:
+    assert CellSpec.parse({"name": "cell-1", "connections": connections}).pool_size == connections
+
+
+def test_a_local_cell_takes_the_schema_of_its_checkout_and_no_other() -> None:
+    LocalCellSpec.of(CellSpec("cell-1", schema=migrate.head(migrate.SHARD)))
+    with pytest.raises(SpecError, match=f"schema: '0000' is not this checkout's '{migrate.head(migrate.SHARD)}'"):
+        LocalCellSpec.of(CellSpec("cell-1", schema="0000"))

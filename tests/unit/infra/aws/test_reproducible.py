@@ -56,6 +56,27 @@ def test_a_new_version_touches_the_services_only(world: World) -> None:
     }
 
 
+def changed_tasks(world: World, **changes: Any) -> set[str]:
+    """The names of what differs, all of them task definitions, where a cell is told these changes."""
+    before = {asked.key: asked.inputs for asked in world.stacks["cellwall-cell/cell-1"].resources}
+    after = {asked.key: asked.inputs for asked in world.cell(spec("cell-1", **changes)).resources}
+    assert set(after) == set(before)
+    changed = {key for key in after if after[key] != before[key]}
+    assert {kind for kind, _ in changed} == {"aws:ecs/taskDefinition:TaskDefinition"}
+    return {name for _, name in changed}
+
+
+def test_a_version_alone_touches_the_api_that_reports_it(world: World) -> None:
+    assert changed_tasks(world, version="0.2.0") == {"cell-1-api"}
+
+
+def test_a_schema_reaches_every_process_that_checks_it(world: World) -> None:
+    assert changed_tasks(world, schema="0003") == {"cell-1-api", "cell-1-worker"}
+    for task in world.cell(spec("cell-1", schema="0003")).of("ecs/taskDefinition:TaskDefinition"):
+        for container in json.loads(task.inputs["containerDefinitions"]):
+            assert {"name": "CELLWALL_CELL_SCHEMA", "value": "0003"} in container["environment"], container["name"]
+
+
 def test_a_cell_reports_the_version_that_it_was_deployed_as(world: World) -> None:
     tasks = world.cell(spec("cell-1", version="0.2.0")).of("ecs/taskDefinition:TaskDefinition")
     api = next(task for task in tasks if task.name == "cell-1-api")
