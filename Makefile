@@ -13,7 +13,7 @@ unexport PYTHONDONTWRITEBYTECODE
 export PYTHONPYCACHEPREFIX ?= $(CURDIR)/build/bytecode
 endif
 
-.PHONY: help setup demo up down status pulumi test test-unit check format bench-router bench-provision bench-fairness bench-driver tools clean
+.PHONY: help setup demo up down status pulumi test test-unit check format bench-router bench-provision bench-fairness bench-driver bench-noisy noisy-neighbour tools clean
 
 help: ## list the targets
 	@awk 'BEGIN {FS = ":.*## "} /^[a-z-]+:.*## / {printf "  \033[1m%-14s\033[0m %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -81,6 +81,12 @@ bench-router: setup tools ## CPU per request of the router beside nginx and Envo
 
 bench-provision: pulumi ## how long cells take to come, their memory and resources: this machine, AWS against a double
 	@$(PY) -m loadtest.bench.provision $(ARGS)
+
+noisy-neighbour: setup ## four noisy tenants beside quiet ones: walls on, walls off, and a shared stack; a report in three minutes
+	@$(PY) -m loadtest.lab run noisy-short --peer $(ARGS)
+
+bench-noisy: setup ## victims' latency and errors beside every kind of aggressor, median of three runs (ARGS=--full: all)
+	@$(PY) -m loadtest.bench.noisy $(ARGS)
 
 bench-driver: setup ## the load that the lab's driver can honestly offer on this machine
 	@$(PY) -m loadtest.bench.driver $(ARGS)

@@ -84,6 +84,11 @@ class Teller:
         self._console.print()
         self._console.print(table)
 
+    def show(self, table: Table) -> None:
+        """A table of somebody else's."""
+        self._console.print()
+        self._console.print(table)
+
     def lines(self, heading: str, lines: Sequence[str]) -> None:
         """Text to copy from: never wrapped, never decorated."""
         self._console.print()

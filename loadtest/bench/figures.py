@@ -36,7 +36,7 @@ class Figure(msgspec.Struct):
     @classmethod
     def at_most(cls, name: str, value: float, unit: str, goal: float) -> "Figure":
         """One with a limit."""
-        return cls(name, round(value, 1), unit, f"<= {goal:g}", value <= goal)
+        return cls(name, round(value, 3), unit, f"<= {goal:g}", value <= goal)
 
 
 class Report(msgspec.Struct):

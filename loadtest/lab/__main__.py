@@ -20,19 +20,23 @@ from typing import Final
 import asyncpg
 import click
 import httpx
+from msgspec.structs import replace
 
 from infra.local import commandline
 from infra.local.cgroups import Walls
 from infra.local.errors import LocalFleetError, StartFailedError
 from infra.local.spec import default_folder
 from loadtest.alone import only_one
-from loadtest.lab import reading
+from loadtest.lab import commands, reading
 from loadtest.lab.local import local_system
+from loadtest.lab.peer import NAME as PEER
+from loadtest.lab.peer import peer_system
 from loadtest.lab.reading import ScenarioError
 from loadtest.lab.remote import Remote, RemoteSystem
 from loadtest.lab.result import PhaseKind, Result, Role
 from loadtest.lab.run import Asked, Lab
-from loadtest.lab.scenario import FleetShape, Scenario
+from loadtest.lab.scenario import FleetShape, Scenario, ScenarioKind
+from loadtest.lab.scenario import Walls as Mode
 from loadtest.lab.system import System
 from loadtest.operator import LabError
 from loadtest.show import Line, Teller, console
@@ -76,6 +80,7 @@ class Options:
     out: Path
     folder: Path
     remote: Remote | None
+    peer: bool
 
 
 @main.command()
@@ -89,6 +94,7 @@ class Options:
 @click.option("--case", "only", default="", help="Only cases whose name contains this.")
 @click.option("--out", type=click.Path(path_type=Path), help="Folder of the results [default: build/lab/TIME].")
 @click.option("--state", type=click.Path(path_type=Path), help="Folder of the lab's fleet.")
+@click.option("--peer", is_flag=True, help="The same aggressors on a plain shared stack too, to see what cells buy.")
 def run(
     scenarios: tuple[str, ...],
     fleet: str | None,
@@ -98,6 +104,7 @@ def run(
     only: str,
     out: Path | None,
     state: Path | None,
+    peer: bool,
 ) -> None:
     """Run scenarios: files of your own, or names of those that come with the lab."""
     if fleet and base_url:
@@ -109,6 +116,7 @@ def run(
         out=(out or Path("build") / "lab" / datetime.now(UTC).strftime("%Y%m%dT%H%M%SZ")).absolute(),
         folder=state.absolute() if state else default.with_name(f"{default.name}-lab"),
         remote=Remote(base_url, front_door) if base_url else None,
+        peer=peer,
     )
     found = _read(scenarios)
     with Teller(console()) as teller:
@@ -153,20 +161,46 @@ async def _all(scenarios: Sequence[Scenario], options: Options, teller: Teller) 
         async with _system(shape, several[0].plan, options, teller) as system:
             teller.say(system.cpu_walls)
             for scenario in several:
-                asked = Asked(
-                    options.out,
-                    options.repeat or scenario.repeat,
-                    teller.say,
-                    lambda moment: teller.detail(moment.words()),
-                    options.only,
-                )
-                results += await Lab(system, asked).run(scenario)
-    for result in results:
-        teller.table(f"{result.meta.scenario}, {result.meta.case.slug}, run {result.meta.repeat}", lines(result))
-    teller.say(f"results are in {options.out}")
+                results += await Lab(system, _asked(scenario, options.out, options, teller)).run(scenario)
+        results += await _on_peer(shape, several, options, teller)
+    _tell(results, options.out, teller)
     if not all(result.books.balanced for result in results):
         return 1
     return 0 if all(result.validity.valid for result in results) else INVALID
+
+
+def _asked(scenario: Scenario, out: Path, options: Options, teller: Teller) -> Asked:
+    repeat = options.repeat or scenario.repeat
+    return Asked(out, repeat, teller.say, lambda moment: teller.detail(moment.words()), options.only)
+
+
+async def _on_peer(shape: FleetShape, scenarios: Sequence[Scenario], options: Options, teller: Teller) -> list[Result]:
+    """The cases with aggressors once more, on the peer; it has no walls, so each is run but once."""
+    wanted = [each for each in scenarios if options.peer and each.kind is ScenarioKind.NOISY]
+    several = [replace(each, walls=[Mode.ON]) for each in wanted]
+    several = [each for each in several if any(options.only in case.slug for case in each.cases())]
+    if not several:
+        return []
+    results: list[Result] = []
+    async with peer_system(shape, options.folder.with_name(f"{options.folder.name}-peer"), teller.say) as system:
+        for scenario in several:
+            results += await Lab(system, _asked(scenario, options.out / PEER, options, teller)).run(scenario)
+    return results
+
+
+def _tell(results: Sequence[Result], out: Path, teller: Teller) -> None:
+    """What came of it: measures of single runs, the verdicts of all, and where everything is."""
+    from loadtest.lab import report  # the plots take a second to import, and a fleet needs it while it starts
+
+    for result in results:
+        if len(results) == 1 or result.measures or not result.books.balanced or not result.validity.valid:
+            name = f"{result.meta.scenario}, {result.meta.case.slug}, run {result.meta.repeat}"
+            teller.table(name, lines(result))
+    if any(result.phase_of(PhaseKind.ALONE) for result in results):
+        written = report.write(results, out)
+        teller.show(report.summary(written.verdicts))
+        teller.say(f"report: {written.page}")
+    teller.say(f"results are in {out}")
 
 
 @asynccontextmanager
@@ -232,6 +266,10 @@ def _words(error: BaseException) -> str:
     while isinstance(error, BaseExceptionGroup):
         error = error.exceptions[0]
     return str(error) if isinstance(error, (LabError, LocalFleetError)) else f"{type(error).__name__}: {error}"
+
+
+main.add_command(commands.report)
+main.add_command(commands.compare)
 
 
 if __name__ == "__main__":

@@ -166,6 +166,7 @@ async def local_system(shape: FleetShape, folder: Path, run: str, say: Say) -> A
         await fleet.up()
         async with AsyncExitStack() as stack:
             system = LocalSystem(fleet, stack, run, shape.cpus)
+            await system.control_plane.leave_noise_alone()
             stack.callback(system.share, WHOLE)  # with half a processor a cell does not end in time either
             yield system
     except Exception:

@@ -22,7 +22,7 @@ from loadtest.lab.score import Mark, Part, Verdict, judge
 PAGE: Final = "report.html"
 SCORES: Final = "score.json"
 CAUSES_SHOWN: Final = 5
-COLUMNS: Final = ("p99 alone", "p99 with", *Part, "score", "")
+COLUMNS: Final = ("p99 alone", "with, ms", "ratio", "Jain", "worst", "errors", "books", "score", "")
 
 _STYLE: Final = """
 :root { color-scheme: light dark; --line: #8884; --soft: #8881; }
@@ -73,7 +73,11 @@ def write(results: Sequence[Result], folder: Path) -> Report:
 
 def summary(verdicts: Sequence[Verdict]) -> Table:
     """The same table for a terminal."""
-    table = Table(title="Victims, with the cause and alone", title_justify="left", pad_edge=False)
+    table = Table(
+        title="Victims: p99 alone and with the cause, fairness, the worst one's share of its requests",
+        title_justify="left",
+        pad_edge=False,
+    )
     table.add_column("case", no_wrap=True)
     for column in COLUMNS:
         table.add_column(column, justify="right")
@@ -101,7 +105,7 @@ def _cells(verdict: Verdict) -> list[str]:
         return ["-"] * (len(COLUMNS) - 1) + ["invalid"]
     marks = [_figure(verdict.marks[part]) for part in Part]
     word = ("passed" if verdict.passed else "FAILED") if verdict.judged else "shown"
-    return [f"{verdict.alone_ms:.1f} ms", f"{verdict.with_ms:.1f} ms", *marks, f"{verdict.score:.0f}", word]
+    return [f"{verdict.alone_ms:.1f}", f"{verdict.with_ms:.1f}", *marks, f"{verdict.score:.0f}", word]
 
 
 def _figure(mark: Mark) -> str:
@@ -110,11 +114,11 @@ def _figure(mark: Mark) -> str:
         case Part.LATENCY:
             if value == inf:
                 return "nobody served"
-            return f"{value:.2f}x" + (f" [{low:.2f}, {high:.2f}]" if mark.figure.sure else "")
+            return f"{value:.2f}" + (f" [{low:.2f}, {high:.2f}]" if mark.figure.sure else "")
         case Part.ERRORS | Part.WORST:
-            return f"{value:.2%}"
+            return f"{value:.2%}" if value < 1 else "100%"
         case Part.BOOKS:
-            return "balanced" if mark.passed else "WRONG"
+            return "whole" if mark.passed else "WRONG"
         case Part.FAIRNESS:
             return f"{value:.3f}"
 

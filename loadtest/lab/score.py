@@ -117,7 +117,7 @@ class Verdict:
     def name(self) -> str:
         """The case without its walls, so that on, off and peer stand side by side."""
         case = self.case
-        parts = [case.aggressor, f"x{case.count}" if case.count else "", f"{case.where} cell" if case.where else ""]
+        parts = [case.aggressor, f"x{case.count}" if case.count else "", case.where]
         return " ".join(part for part in [*parts, case.fault] if part) or self.kind
 
     @property
