@@ -7,6 +7,7 @@ import asyncio
 import random
 from collections import deque
 from collections.abc import Callable
+from typing import Final
 
 from contracts.problems import CELL_BUSY, CELL_UNAVAILABLE, Problem
 from contracts.routes import split_address
@@ -17,6 +18,8 @@ from router.timers import Timer, Wheel
 from router.turns import Turns
 from router.upstream import Upstream, User
 from router.walls import Wall, Walls
+
+KEPT: Final = 8  # the last eighth of a cell's room is kept from tenants that have more than half as much under way
 
 
 class NoRoomError(Exception):
@@ -49,6 +52,7 @@ class Pool:
         self.silence = Silence(clock, rng)
         self.retries = RetryBudget()
         self.in_flight = 0
+        self._running: dict[bytes, int] = {}  # in flight, by tenant
         self._host, self._port = split_address(address)
         self._budgets = budgets
         self._clock = clock
@@ -74,17 +78,26 @@ class Pool:
         """Requests that wait for a connection."""
         return len(self._waiting)
 
-    def enter(self) -> None:
+    def enter(self, tenant: bytes) -> None:
         """Count a request in, or `NoRoomError`: at the cap, or the cell is set aside. Each entry needs one `leave`."""
         if not self.silence.allows() and self._walls.refuses(Wall.BULKHEADS):
             raise NoRoomError(CELL_UNAVAILABLE, self.silence.retry_after_s)
-        if self.in_flight >= self.caps.in_flight and self._walls.refuses(Wall.BULKHEADS):
+        room, own = self.caps.in_flight, self._running.get(tenant, 0)
+        if own > room // (2 * KEPT):
+            room -= room // KEPT
+        if self.in_flight >= room and self._walls.refuses(Wall.BULKHEADS):
             raise NoRoomError(CELL_BUSY, 1.0)
         self.in_flight += 1
+        self._running[tenant] = own + 1
 
-    def leave(self) -> None:
+    def leave(self, tenant: bytes) -> None:
         """Count a request out."""
         self.in_flight -= 1
+        left = self._running[tenant] - 1
+        if left:
+            self._running[tenant] = left
+        else:
+            del self._running[tenant]
 
     def acquire(self, user: User) -> None:
         """Give ``user`` a connection, now or later (`User.connected`, `User.unconnected`); `NoRoomError` where not."""

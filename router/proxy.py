@@ -147,7 +147,7 @@ class Exchange:
         cell = route.cell
         pool = self._path.pools.get(cell.name, cell.address, cell.caps)
         try:
-            pool.enter()
+            pool.enter(route.tenant)
             self._pool = pool
             pool.retries.request()
             pool.acquire(self)
@@ -483,7 +483,7 @@ class Exchange:
     def _leave_pool(self) -> None:
         self._upstream = None
         if self._pool is not None:
-            self._pool.leave()
+            self._pool.leave(self.tenant)
             self._pool = None
 
     def _drop_upstream(self) -> None:

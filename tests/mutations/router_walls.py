@@ -57,9 +57,13 @@ def silence() -> None:
 def bulkhead() -> None:
     """A cell takes whatever comes."""
 
-    def enter(self: Pool) -> None:
+    def enter(self: Pool, _tenant: bytes) -> None:
         self.in_flight += 1
 
+    def leave(self: Pool, _tenant: bytes) -> None:
+        self.in_flight -= 1
+
+    Pool.leave = leave  # type: ignore[method-assign]
     Pool.enter = enter  # type: ignore[method-assign]
 
 

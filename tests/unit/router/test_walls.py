@@ -1,5 +1,6 @@
 """Each wall of the router by itself: what it refuses, what it only counts, and what it never costs a fair client."""
 
+import contextlib
 from dataclasses import dataclass
 
 import pytest
@@ -9,7 +10,7 @@ from router.admission import Admission
 from router.board import Board
 from router.breaker import OPEN_FIRST_S, SILENT_REQUESTS, SILENT_TENANTS, Silence
 from router.client import LARGE_ANSWER, LEAVING
-from router.pool import NoRoomError, Pool
+from router.pool import KEPT, NoRoomError, Pool
 from router.settings import AddressLimits, Budgets
 from router.table import Caps
 from router.timers import Wheel
@@ -244,8 +245,8 @@ def test_a_client_that_is_full_at_the_end_of_its_answer_pauses_no_connection_of_
     assert statuses(neighbour.take()) == [200]
 
 
-def pool(told: Told, clock: Clock) -> Pool:
-    return Pool("cell-1", "127.0.0.1:1", Caps(1, 1, 2), Budgets(), Wheel(), clock, seeded(1), told.walls)
+def pool(told: Told, clock: Clock, in_flight: int = 2) -> Pool:
+    return Pool("cell-1", "127.0.0.1:1", Caps(1, 1, in_flight), Budgets(), Wheel(), clock, seeded(1), told.walls)
 
 
 @dataclass(frozen=True)
@@ -272,15 +273,32 @@ def test_tenants_take_turns_and_who_leaves_is_forgotten() -> None:
         turns.popleft()
 
 
+def test_tenants_with_much_in_flight_leave_room_in_the_bulkhead_for_one_with_little() -> None:
+    told = Told()
+    one = pool(told, Clock(), in_flight=80)
+    floods = (b"t1", b"t2", b"t3")
+    entered = 0
+    for number in range(300):
+        with contextlib.suppress(NoRoomError):
+            one.enter(floods[number % 3])
+            entered += 1
+    assert entered == 80 - 80 // KEPT
+    one.enter(b"t4")
+    one.leave(b"t4")
+    for number in range(entered):
+        one.leave(floods[number % 3])
+    assert one.in_flight == 0
+
+
 @pytest.mark.parametrize("mode", [Mode.OBSERVE, Mode.OFF])
 def test_a_bulkhead_that_does_not_refuse_takes_everybody(mode: Mode) -> None:
     told = Told(all_in(mode))
     one = pool(told, Clock())
     for _ in range(5):
-        one.enter()
+        one.enter(b"t1")
     assert told.events == ([("bulkheads", False)] * 3 if mode is Mode.OBSERVE else [])
     for _ in range(5):
-        one.leave()
+        one.leave(b"t1")
     assert one.in_flight == 0
 
 
@@ -288,19 +306,19 @@ def test_a_cell_that_answers_nobody_is_set_aside_and_tried_again_until_it_answer
     clock, told = Clock(), Told()
     one = pool(told, clock)
     for number in range(SILENT_REQUESTS):
-        one.enter()
-        one.leave()
+        one.enter(b"t1")
+        one.leave(b"t1")
         assert one.silence.silent(b"t%d" % (number % SILENT_TENANTS)) is (number == SILENT_REQUESTS - 1)
     with pytest.raises(NoRoomError) as refused:
-        one.enter()
+        one.enter(b"t1")
     assert refused.value.problem is problems.CELL_UNAVAILABLE
     assert OPEN_FIRST_S <= refused.value.retry_after_s <= OPEN_FIRST_S * 1.25
     clock.now += OPEN_FIRST_S * 1.25
-    one.enter()  # the trial
+    one.enter(b"t1")  # the trial
     with pytest.raises(NoRoomError):
-        one.enter()
+        one.enter(b"t1")
     one.silence.answered()
-    one.enter()
+    one.enter(b"t1")
     assert told.events == [("bulkheads", True)] * 2
 
 

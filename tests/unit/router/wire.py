@@ -94,14 +94,14 @@ class MemoryPool:
         self.idle: list[Upstream] = []
         self.waiting: list[User] = []
 
-    def enter(self) -> None:
+    def enter(self, tenant: bytes) -> None:
         if self.full:
             from contracts.problems import CELL_BUSY
 
             raise NoRoomError(CELL_BUSY, 1.0)
         self.in_flight += 1
 
-    def leave(self) -> None:
+    def leave(self, tenant: bytes) -> None:
         self.in_flight -= 1
         assert self.in_flight >= 0
 
