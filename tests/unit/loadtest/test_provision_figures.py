@@ -10,7 +10,7 @@ from loadtest.bench.local_cells import descended, pss_kib
 
 def test_a_figure_at_its_limit_holds_and_one_beyond_does_not_however_it_is_rounded() -> None:
     assert Figure.at_most("x", 20.0, "s", 20.0).holds
-    beyond = Figure.at_most("x", 20.04, "s", 20.0)
+    beyond = Figure.at_most("x", 20.0004, "s", 20.0)
     assert (beyond.value, beyond.goal, beyond.holds) == (20.0, "<= 20", False)
 
 
