@@ -66,7 +66,8 @@ class CellSpec:
 
     ``capacity`` is in tenants and ``connections`` per shard and process; both come from the size where they are None.
     ``schema`` is the revision that the shards must have: software that brings another one does not start. None:
-    whatever it brings. ``images`` maps api and worker to ``NAME@sha256:...``; a local cell runs the checkout and has none.
+    whatever it brings. ``images`` maps api and worker to ``NAME@sha256:...``; a local cell runs the checkout and has
+    none.
     """
 
     name: str
@@ -171,7 +172,7 @@ def _whole(name: str, value: Any) -> int:
     """Pulumi's configuration and state hold numbers as text or as floats."""
     try:
         number = float(value)
-    except (TypeError, ValueError):
+    except (OverflowError, TypeError, ValueError):
         number = float("nan")
     if isinstance(value, bool) or not number.is_integer():
         raise SpecError(name, f"{value!r} is not a whole number")
