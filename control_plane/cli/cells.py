@@ -65,6 +65,18 @@ def set_capacity(cli: Cli, cell: str, tenants: int) -> None:
     _changed(cli, cell, {"capacity": tenants})
 
 
+@cells.command("remove")
+@click.argument("cell")
+@shared
+@pass_cli
+def remove_cell(cli: Cli, cell: str) -> None:
+    """Sign a dead cell off for good: routers forget it. Refused while it holds tenants or still reports."""
+    cli.api.delete(f"/v1/cells/{cell}")
+    if cli.as_json:
+        cli.json({"removed": cell})
+    cli.say(f"{cell} is signed off. Should its processes start again, it registers again.")
+
+
 def _changed(cli: Cli, cell: str, change: dict[str, object]) -> None:
     after = cli.api.patch(f"/v1/cells/{cell}", CellView, change)
     if cli.as_json:

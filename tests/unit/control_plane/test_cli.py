@@ -159,6 +159,17 @@ def test_cells_are_listed_drained_opened_and_sized(plane: FakeControlPlane, run:
     assert run("cells", "capacity", "cell-1", "many").exit_code == 2
 
 
+def test_a_dead_cell_is_signed_off_and_one_that_lives_stays(plane: FakeControlPlane, run: Run) -> None:
+    plane.on("DELETE", "/v1/cells/cell-1", httpx.Response(204))
+    assert "cell-1 is signed off" in run("cells", "remove", "cell-1").stdout
+    assert json.loads(run("cells", "remove", "cell-1", "--json").stdout) == {"removed": "cell-1"}
+    problem = {"title": "Conflict", "status": 409, "detail": "cell-1 still reports.", "advice": "Stop its processes."}
+    plane.on("DELETE", "/v1/cells/cell-1", httpx.Response(409, json=problem))
+    refused = run("cells", "remove", "cell-1")
+    assert (refused.exit_code, refused.stdout) == (1, "")
+    assert "cell-1 still reports. Stop its processes." in " ".join(refused.stderr.split())
+
+
 def test_a_long_list_of_tenants_is_fetched_page_by_page(plane: FakeControlPlane, run: Run) -> None:
     pages = [{"tenants": [TENANT], "next": "7"}, {"tenants": [TENANT | {"slug": "zeta"}], "next": None}]
     plane.on("GET", "/v1/tenants", *pages)
