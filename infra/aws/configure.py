@@ -18,12 +18,12 @@ from typing import Any, Final
 import click
 
 from contracts import keys
-from infra.aws import configuration
+from infra.aws import configuration, custody
 from infra.aws.configuration import MAIN, NAMESPACE, PROJECTS, Configuration, Roots, Setting
 from infra.fleet.errors import FleetError, FleetFileError
 from infra.fleet.file import FleetFile, read
 from infra.fleet.plan import PROGRAMS, StackPlan, configuration_of, from_file
-from infra.fleet.surroundings import check, environment
+from infra.fleet.surroundings import environment
 from infra.spec import SpecError, check_image
 
 MISUSED: Final = 2
@@ -36,7 +36,7 @@ _TOKEN_KEY: Final = f"{NAMESPACE}:control_plane_token"
 class Stacks:
     """The configurations of stacks, by the CLI. Secrets travel on pipes, never on a command line."""
 
-    def __init__(self, programs: Path, environ: Mapping[str, str], provider: str | None) -> None:
+    def __init__(self, programs: Path, environ: Mapping[str, str], provider: str) -> None:
         self._programs, self._environ, self._provider = programs, dict(environ), provider
 
     def exists(self, plan: StackPlan) -> bool:
@@ -46,8 +46,7 @@ class Stacks:
 
     def make(self, plan: StackPlan) -> None:
         """Make an empty stack. Its configuration, where there is one already, stays."""
-        given = ("--secrets-provider", self._provider) if self._provider else ()
-        self._run(plan, "stack", "init", plan.name, *given)
+        self._run(plan, "stack", "init", plan.name, "--secrets-provider", self._provider)
 
     def read(self, plan: StackPlan) -> dict[str, Setting]:
         """What it has, decrypted."""
@@ -69,16 +68,14 @@ class Stacks:
             cwd=plan.folder(self._programs), env=self._environ, input=said, capture_output=True, text=True, check=False,
         )  # fmt: skip
         if done.returncode != 0:
-            lines = [line for line in done.stderr.splitlines() if line.strip()]
-            raise FleetError(f"{plan.key}: {lines[0].removeprefix('error: ') if lines else 'the CLI failed'}")
+            raise FleetError(f"{plan.key}: {fault(done.stderr)}")
         return done.stdout
 
 
 @click.command(context_settings={"help_option_names": ["-h", "--help"]})
 @click.argument("file", type=click.Path(exists=True, path_type=Path))
 @click.option("--programs", type=click.Path(exists=True, path_type=Path), default=PROGRAMS, help="Their folder.")
-@click.option("--secrets-provider", help="Of new stacks, such as awskms://alias/...; else the passphrase.")
-def main(file: Path, programs: Path, secrets_provider: str | None) -> None:
+def main(file: Path, programs: Path) -> None:
     """Write the configuration of every stack of FILE, a fleet file with the target aws."""
     try:
         told = read(file)
@@ -88,16 +85,30 @@ def main(file: Path, programs: Path, secrets_provider: str | None) -> None:
             )
         for name in ("router", "control_plane"):
             check_image(f"images.{name}", told.images.get(name, ""))
-        environ = environment(os.environ, "aws")
-        if secrets_provider is None:
-            check(from_file(told, programs, configured=False), programs, os.environ, told)
-        stacks = Stacks(programs, environ, secrets_provider)
+        environ = environment(os.environ, "aws", private=told.private_state)
+        stacks = Stacks(programs, environ, _provider(told, programs))
         for line in configure(told, programs, stacks, os.environ.get(TOKEN, "")):
             click.echo(line)
     except (FleetError, SpecError, keys.InvalidKeyError) as e:
         advice = getattr(e, "advice", "")
         click.echo(f"{e}. {advice}" if advice else str(e), err=True)
         sys.exit(MISUSED)
+
+
+def _provider(file: FleetFile, programs: Path) -> str:
+    """What encrypts the secrets of all stacks, which can be used here; `FleetError` otherwise."""
+    plans = from_file(file, programs, configured=False)
+    found = {plan.key: custody.provider_of(configuration_of(plan, programs)) for plan in plans}
+    wanted = custody.agreed(file.secrets_provider, found)
+    custody.check_passphrase("the fleet", wanted, os.environ, file.private_state)
+    return wanted
+
+
+def fault(said: str) -> str:
+    """The line of the CLI's stderr that says what went wrong, which warnings may come before."""
+    lines = [line.strip() for line in said.splitlines() if line.strip()]
+    errors = [line for line in lines if line.startswith("error:")]
+    return (errors or lines[-1:] or ["the CLI failed"])[0].removeprefix("error:").strip()
 
 
 def configure(file: FleetFile, programs: Path, stacks: Stacks, token: str) -> Sequence[str]:
@@ -161,8 +172,8 @@ def _line(plan: StackPlan, changed: Configuration, wanted: Configuration) -> str
     line = f"{plan.key}: {f'wrote {names}' if names else 'nothing to write'}"
     if plan == ROUTER and _TOKEN_KEY not in wanted:
         line += (
-            f"; it lacks the control plane's token: once that runs, make one (python -m control_plane create-key "
-            f"--name router --role router), set {TOKEN} and run this again"
+            f"; it lacks the control plane's token: once that runs, make one (cellctl keys create NAME --role router), "
+            f"set {TOKEN} and run this again"
         )
     return line
 

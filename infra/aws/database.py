@@ -15,6 +15,7 @@ ADMIN: Final = "postgres"
 ENGINE: Final = "aurora-postgresql"
 VERSION: Final = "18.4"  # the same as the local fleet runs
 FAMILY: Final = "aurora-postgresql18"
+INSIGHTS_ACU: Final = 2.0  # AWS asks for at least so many at any time where Performance Insights is on
 INSTANCES: Final = 2  # a writer, and a reader in another zone that takes over
 # A slot that nobody reads is given up before it fills the volume.
 PARAMETERS: Final = {
@@ -122,6 +123,7 @@ class Database(Component):
         )
 
     def _instance(self, name: str, args: DatabaseArgs, cluster: rds.Cluster, parameters: pulumi.Output[str]) -> None:
+        insights = args.acu[0] >= INSIGHTS_ACU
         rds.ClusterInstance(
             name,
             cluster_identifier=cluster.id,
@@ -131,8 +133,8 @@ class Database(Component):
             db_subnet_group_name=cluster.db_subnet_group_name,
             db_parameter_group_name=parameters,
             publicly_accessible=False,
-            performance_insights_enabled=True,
-            performance_insights_kms_key_id=args.key_arn,
+            performance_insights_enabled=insights,
+            performance_insights_kms_key_id=args.key_arn if insights else None,
             copy_tags_to_snapshot=True,
             auto_minor_version_upgrade=False,  # a version is a release, not a surprise
             tags=args.tags.named(name),

@@ -2,7 +2,7 @@
 
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
-from typing import Any, TypeVar
+from typing import Any, Final, TypeVar
 
 import pulumi
 
@@ -14,9 +14,18 @@ from infra.aws.edge import Edge
 from infra.aws.fleet import Fleet, check_cell
 from infra.aws.platform import Platform, PlatformArgs
 from infra.aws.router import CellLink, Router, RouterArgs, RouterKeys
+from infra.ending import end
 from infra.spec import SpecError, check_image
 
 _T = TypeVar("_T")
+# Where a setting comes from that no run of `infra.aws.configure` makes by itself.
+_WAYS: Final = {
+    "control_plane_token": (
+        "make a key with `cellctl keys create NAME --role router` and give it to python -m infra.aws.configure as "
+        "CELLWALL_ROUTER_CONTROL_PLANE_TOKEN"
+    )
+}
+_WAY: Final = "python -m infra.aws.configure writes what a stack needs"
 
 
 def platform() -> None:
@@ -52,8 +61,8 @@ def router() -> None:
     """The router's stack. It refers to each cell's for one name: that of the endpoint service."""
     fleet, image = _fleet(), _image()
     keys = RouterKeys(**_secrets(RouterKeys.names()))
-    control = _reference("control-plane", configuration.MAIN)
-    cells = [CellLink(name, _text(_reference("cell", name), "service_name")) for name in _object("cells")]
+    control = _Other("control-plane")
+    cells = [CellLink(name, _Other("cell", name).text("service_name")) for name in _object("cells")]
     made = Router(
         RouterArgs(
             fleet,
@@ -61,8 +70,8 @@ def router() -> None:
             keys,
             image,
             cells,
-            _text(control, "host"),
-            _text(control, "group_id"),
+            control.text("host"),
+            control.text("group_id"),
             _keep(),
         )
     )
@@ -76,11 +85,11 @@ def cell() -> None:
         spec = configuration.read_cell(_object("cell"), pulumi.get_stack())
         check_cell(spec, fleet)
     keys = CellKeys(**_secrets(CellKeys.names()))
-    ground = _reference("platform", configuration.MAIN)
+    ground = _Other("platform")
     around = Surroundings(
-        _text(ground, "boundary_arn"),
-        _text(ground, "alarms_topic_arn"),
-        _text(_reference("control-plane", configuration.MAIN), "service_name"),
+        ground.text("boundary_arn"),
+        ground.text("alarms_topic_arn"),
+        _Other("control-plane").text("service_name"),
     )
     made = Cell(CellArgs(spec, fleet, around, keys, _keep()))
     Latch(spec.name, made, _keep())
@@ -97,7 +106,7 @@ def _image() -> str:
     try:
         check_image(f"{configuration.NAMESPACE}:image", image)
     except SpecError as e:
-        raise pulumi.RunError(str(e)) from None
+        end(str(e))
     return image
 
 
@@ -112,9 +121,7 @@ def _secrets(names: Iterable[str]) -> dict[str, pulumi.Output[str]]:
 def _there(name: str, value: _T | None) -> _T:
     """A setting, or the end of the program before anything is created, with the way to get it."""
     if value is None:
-        raise pulumi.RunError(
-            f"{configuration.NAMESPACE}:{name} is not set; python -m infra.aws.configure writes what a stack needs"
-        )
+        end(f"{configuration.NAMESPACE}:{name} is not set; {_WAYS.get(name, _WAY)}")
     return value
 
 
@@ -129,7 +136,7 @@ def _named(setting: str) -> Iterator[None]:
     try:
         yield
     except SpecError as e:
-        raise pulumi.RunError(f"{configuration.NAMESPACE}:{setting}.{e}") from None
+        end(f"{configuration.NAMESPACE}:{setting}.{e}")
 
 
 def _keep() -> bool:
@@ -138,30 +145,41 @@ def _keep() -> bool:
     return True if keep is None else keep
 
 
-def _reference(part: str, stack: str) -> pulumi.StackReference:
-    return pulumi.StackReference(f"{pulumi.get_organization()}/{configuration.PROJECTS[part]}/{stack}")
+class _Other:
+    """Another stack of the fleet."""
 
+    def __init__(self, part: str, stack: str = configuration.MAIN) -> None:
+        self._key = f"{configuration.PROJECTS[part]}/{stack}"
+        self._stack = pulumi.StackReference(f"{pulumi.get_organization()}/{self._key}")
 
-def _text(stack: pulumi.StackReference, name: str) -> pulumi.Output[str]:
-    """An output of another stack; without it the program ends, saying which one is missing."""
-    return stack.require_output(name).apply(str)
+    def text(self, name: str) -> pulumi.Output[str]:
+        """One of its outputs; without it the program ends, saying which stack has to be there first."""
+
+        def there(value: Any) -> str:
+            if value is None:
+                end(
+                    f"{self._key} has no output {name} yet; bring it up first: cellctl fleet up FILE --only {self._key}"
+                )
+            return str(value)
+
+        return self._stack.get_output(name).apply(there)
 
 
 def _edge() -> Edge:
-    ground = _reference("platform", configuration.MAIN)
+    ground = _Other("platform")
 
     def subnets(kind: str) -> tuple[pulumi.Output[str], ...]:
-        return tuple(_text(ground, f"{kind}_{number}") for number in range(3))
+        return tuple(ground.text(f"{kind}_{number}") for number in range(3))
 
     return Edge(
-        vpc_id=_text(ground, "vpc_id"),
+        vpc_id=ground.text("vpc_id"),
         public=subnets("public"),
         services=subnets("services"),
         data=subnets("data"),
-        endpoints_group=_text(ground, "endpoints_group"),
-        s3_prefix_list=_text(ground, "s3_prefix_list"),
-        boundary_arn=_text(ground, "boundary_arn"),
-        alarms_topic_arn=_text(ground, "alarms_topic_arn"),
-        zone_id=_text(ground, "zone_id"),
-        cells_zone_id=_text(ground, "cells_zone_id"),
+        endpoints_group=ground.text("endpoints_group"),
+        s3_prefix_list=ground.text("s3_prefix_list"),
+        boundary_arn=ground.text("boundary_arn"),
+        alarms_topic_arn=ground.text("alarms_topic_arn"),
+        zone_id=ground.text("zone_id"),
+        cells_zone_id=ground.text("cells_zone_id"),
     )

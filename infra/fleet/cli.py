@@ -112,10 +112,12 @@ def _run(
 ) -> dict[str, Ended]:
     try:
         described = read(file) if file is not None else None
-        environ = surroundings.environment(os.environ, described.target if described else "local")
+        target, private = (described.target, described.private_state) if described else ("local", False)
+        environ = surroundings.environment(os.environ, target, private=private)
         plans = _plans(described, programs.absolute(), environ, action)
         plans = ordered(chosen(plans, only), action)
-        surroundings.check(plans, programs, os.environ, described if action in ("up", "preview") else None)
+        buildable = described if action in ("up", "preview") else None
+        surroundings.check(plans, programs, os.environ, buildable, private=private)
     except FleetError as e:
         raise ConfigError(str(e), e.advice) from None
     if not plans:

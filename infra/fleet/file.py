@@ -2,7 +2,8 @@
 
 ``defaults`` holds for every cell that does not say otherwise; mappings such as ``images`` are merged. ``fleet`` is the
 folder of the running fleet for the target local, and a mapping of `infra.aws.fleet.Fleet` for aws. ``images`` names
-what the fleet's own services run on AWS: ``router`` and ``control_plane``, by digest.
+what the fleet's own services run on AWS: ``router`` and ``control_plane``, by digest. On AWS ``secrets_provider`` says
+what encrypts the secrets of every stack, and ``private_state`` that it may be one user's backend and passphrase.
 """
 
 from collections import Counter
@@ -12,6 +13,7 @@ from typing import Any, Literal
 
 import msgspec
 
+from infra.aws.custody import check_provider
 from infra.aws.fleet import Fleet, check_cell
 from infra.fleet.errors import FleetFileError
 from infra.local.spec import LocalCellSpec, default_folder
@@ -28,6 +30,8 @@ class FleetFile(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     images: dict[str, str] = {}
     defaults: dict[str, Any] = {}
     cells: list[dict[str, Any]] = []
+    secrets_provider: str | None = None
+    private_state: bool = False
 
     @property
     def specs(self) -> tuple[CellSpec, ...]:
@@ -70,6 +74,10 @@ def _check(file: FleetFile) -> None:
         raise SpecError("fleet", "must be the folder of the fleet on this machine, or left out")
     if file.target == "local" and file.images:
         raise SpecError("images", "a fleet on this machine runs this checkout and takes no images")
+    if file.target == "local" and (file.secrets_provider is not None or file.private_state):
+        raise SpecError("secrets_provider, private_state", "are about stacks on AWS; leave them out")
+    if file.secrets_provider is not None:
+        check_provider(file.secrets_provider)
     for position, each in enumerate(file.cells):
         try:
             spec = CellSpec.parse(_merged(file.defaults, each))

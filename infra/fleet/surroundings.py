@@ -3,44 +3,41 @@
 import subprocess
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Final
 
+from infra.aws import custody
 from infra.fleet.errors import SurroundingsError
 from infra.fleet.file import FleetFile, Target
 from infra.fleet.plan import LOCAL, StackPlan, configuration_of
 from infra.local.state import Folder
-from infra.pulumi_cli.cli import BACKEND, PASSPHRASE, PulumiError, needed
-
-_PROVIDER: Final = "secretsprovider:"
+from infra.pulumi_cli.cli import PulumiError, needed
 
 
-def environment(environ: Mapping[str, str], target: Target) -> dict[str, str]:
+def environment(environ: Mapping[str, str], target: Target, *, private: bool = False) -> dict[str, str]:
     """What the CLI runs with. `SurroundingsError` without a good CLI, and without a backend for stacks on AWS: their
-    state must not be on one person's machine by accident."""
-    if target == "aws" and not environ.get(BACKEND):
-        raise SurroundingsError(
-            f"{BACKEND} is not set: the state of stacks on AWS has to be where the whole team has it",
-            f"export {BACKEND}=s3://BUCKET (docs/provisioning.md); for a try, file:///FOLDER",
-        )
+    state must not be on one person's machine by accident (``private``: it is no accident)."""
+    if target == "aws":
+        custody.check_backend(environ, private)
     try:
         return needed(environ).environment(environ)
     except PulumiError as e:
         raise SurroundingsError(str(e)) from None
 
 
-def check(plans: Sequence[StackPlan], programs: Path, environ: Mapping[str, str], file: FleetFile | None) -> None:
+def check(
+    plans: Sequence[StackPlan],
+    programs: Path,
+    environ: Mapping[str, str],
+    file: FleetFile | None,
+    *,
+    private: bool = False,
+) -> None:
     """`SurroundingsError` where the fleet on this machine, or the passphrase of stacks on AWS, is missing."""
     if file is not None and file.target == "local" and not Folder(file.folder).file.exists():
         raise SurroundingsError(f"there is no fleet in {file.folder}", "Start one first: make up")
-    if any(name in environ for name in PASSPHRASE):
-        return
     for plan in plans:
-        config = configuration_of(plan, programs)
-        if plan.project != LOCAL and (not config.exists() or _PROVIDER not in config.read_text()):
-            raise SurroundingsError(
-                f"{PASSPHRASE[0]} is not set, and the secrets of {plan.key} are encrypted with a passphrase",
-                f"export {PASSPHRASE[0]} or {PASSPHRASE[1]}; or use a key of KMS: pulumi stack change-secrets-provider",
-            )
+        if plan.project != LOCAL:
+            provider = custody.provider_of(configuration_of(plan, programs))
+            custody.check_passphrase(plan.key, provider, environ, private)
 
 
 def listed(programs: Path, environ: Mapping[str, str]) -> str:

@@ -17,8 +17,8 @@ CACHE_DIR: Final = "CELLWALL_CACHE_DIR"
 BACKEND: Final = "PULUMI_BACKEND_URL"
 PASSPHRASE: Final = ("PULUMI_CONFIG_PASSPHRASE", "PULUMI_CONFIG_PASSPHRASE_FILE")
 BYTECODE: Final = ("PYTHONDONTWRITEBYTECODE", "PYTHONPYCACHEPREFIX")
-BUILT: Final = "built-from-modules"  # the name of a file beside a CLI that was compiled here
 _PROGRAMS: Final = ("pulumi", "pulumi-language-python", "pulumi-resource-pulumi-python")
+_STACKS: Final = "stacks"
 _ANSWER_S: Final = 20.0
 
 
@@ -33,11 +33,6 @@ class Cli:
     program: Path
     version: tuple[int, ...]
 
-    @property
-    def built(self) -> bool:
-        """Whether it was compiled here, where plugins cannot be downloaded either."""
-        return (self.program.parent / BUILT).exists()
-
     def environment(
         self, environ: Mapping[str, str], *, backend: str | None = None, home: Path | None = None
     ) -> dict[str, str]:
@@ -46,7 +41,6 @@ class Cli:
         A backend or passphrase that is set already stays. Otherwise state is kept in files of this user, and the
         passphrase that encrypts their secrets is made once, in a file that only this user can read.
         """
-        state = state_folder(environ)
         found = dict(environ)
         folders = (str(self.program.parent), str(Path(sys.executable).parent), environ.get("PATH", os.defpath))
         found |= {
@@ -55,16 +49,14 @@ class Cli:
             "PULUMI_SKIP_UPDATE_CHECK": "true",
             "PULUMI_HOME": str(home or cache_folder(environ) / "pulumi-home"),
         }
-        if self.built:
-            found["PULUMI_DISABLE_AUTOMATIC_PLUGIN_ACQUISITION"] = "true"
         unwritten, prefix = BYTECODE
         if environ.get(unwritten) and not environ.get(prefix):  # else every program compiles all that it imports
             found |= {unwritten: "", prefix: str(cache_folder(environ) / "bytecode")}
         if backend is not None or not environ.get(BACKEND):
-            (state / "stacks").mkdir(parents=True, exist_ok=True)
-            found[BACKEND] = backend or f"file://{state / 'stacks'}"
+            (state_folder(environ) / _STACKS).mkdir(parents=True, exist_ok=True)
+            found[BACKEND] = backend or private_backend(environ)
         if not any(name in environ for name in PASSPHRASE):
-            found[PASSPHRASE[1]] = str(_passphrase(state / "passphrase"))
+            found[PASSPHRASE[1]] = str(_passphrase(private_passphrase(environ)))
         return found
 
 
@@ -78,6 +70,16 @@ def cache_folder(environ: Mapping[str, str]) -> Path:
 def state_folder(environ: Mapping[str, str]) -> Path:
     """What must not be lost (XDG Base Directory)."""
     return Path(environ.get("XDG_STATE_HOME") or Path.home() / ".local" / "state") / "cellwall" / "pulumi"
+
+
+def private_backend(environ: Mapping[str, str]) -> str:
+    """Where this user's state is kept when nobody says otherwise."""
+    return f"file://{state_folder(environ) / _STACKS}"
+
+
+def private_passphrase(environ: Mapping[str, str]) -> Path:
+    """The file of the passphrase that is made up when nobody gives one."""
+    return state_folder(environ) / "passphrase"
 
 
 def cached(environ: Mapping[str, str]) -> Path:

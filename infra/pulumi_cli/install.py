@@ -18,7 +18,7 @@ from typing import Final
 
 import httpx
 
-from infra.pulumi_cli.cli import BUILT, VERSION, Cli, PulumiError, cache_folder, cached, find
+from infra.pulumi_cli.cli import VERSION, Cli, PulumiError, cache_folder, cached, find
 
 Say = Callable[[str], None]
 
@@ -97,7 +97,6 @@ def _compile(target: Path, environ: Mapping[str, str], say: Say) -> None:
         copy = target / Path(script).name
         shutil.copyfile(sdk / script, copy)
         copy.chmod(0o755)
-    (target / BUILT).touch()
 
 
 class _Builder:

@@ -67,6 +67,7 @@ def _written(folder: Path, cells: Mapping[str, Mapping[str, Any]]) -> Path:
     file = folder / "fleet.yaml"
     told = {
         "target": "aws",
+        "private_state": True,  # the passphrase is the one of the run, made up beside its state
         "fleet": _FLEET,
         "images": {"router": _IMAGE, "control_plane": _IMAGE},
         "defaults": {"region": _REGION, "images": {"api": _IMAGE, "worker": _IMAGE}},

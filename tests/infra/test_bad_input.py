@@ -88,6 +88,15 @@ def test_a_cell_without_a_platform_is_told_which_stack_is_missing(stacks: Any) -
     one_line(stacks("cell", "cell-alone", cell("cell-alone")).do("up"), "cellwall-platform/main")
 
 
+def test_a_cell_whose_ground_is_not_up_yet_is_told_which_stack_comes_first(stacks: Any) -> None:
+    ground = [stacks(program, "main", {}) for program in ("platform", "control_plane")]
+    ran = stacks("cell", "cell-early", cell("cell-early")).run("preview")
+    one_line(ran, "has no output boundary_arn yet; bring it up first: cellctl fleet up FILE --only cellwall-platform/")
+    assert "unhandled" not in ran.said
+    for made in ground:  # other tests want them missing
+        made.run("stack", "rm", "--yes").ok()
+
+
 def test_a_stack_that_nobody_configured_is_told_what_is_missing_and_how_to_set_it(stacks: Any) -> None:
     one_line(stacks("platform", "main", {}).do("up"), "python -m infra.aws.configure")
 

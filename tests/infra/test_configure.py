@@ -29,11 +29,14 @@ class Checkout:
         self.environ.pop("PULUMI_CONFIG_PASSPHRASE_FILE", None)
         self.describe()
 
-    def describe(self, *, target: str = "aws", images: Mapping[str, str] | None = None, **cell: Any) -> None:
+    def describe(
+        self, *, target: str = "aws", images: Mapping[str, str] | None = None, provider: str | None = None, **cell: Any
+    ) -> None:
         told = {
             "target": target,
             "fleet": FLEET.mapping(),
             "images": {"router": IMAGE, "control_plane": IMAGE} if images is None else images,
+            "secrets_provider": provider,
             "cells": [{**spec("cell-1").mapping(), **cell}],
         }
         self.file.write_bytes(msgspec.yaml.encode(told))
@@ -104,6 +107,11 @@ def test_a_second_run_keeps_every_secret_and_writes_only_what_the_file_changed(c
     written = "".join(file.read_text() for file in checkout.programs.glob("*/Pulumi.*.yaml"))
     assert not [told["value"] for told in after.values() if told["secret"] and told["value"] in written]
 
+    # A third cell has its secrets where the others have theirs.
+    checkout.describe(size="M", provider="awskms://alias/cellwall")
+    checkout.refused("the secrets of cellwall-platform/main are encrypted by passphrase, those of the fleet by awskms")
+    checkout.describe(size="M")
+
     # With the root gone, new keys would fit no cell.
     checkout.pulumi("control_plane", "config", "rm", "cellwall:fleet_root", "--stack", "main")
     checkout.refused("cellwall-control-plane/main has lost its root")
@@ -119,6 +127,13 @@ def test_a_cell_name_that_somebody_else_took_is_refused_before_anything_is_writt
 def test_what_cannot_be_configured_is_one_line_with_the_way_out(checkout: Checkout) -> None:
     checkout.refused("PULUMI_BACKEND_URL is not set", PULUMI_BACKEND_URL="")
     checkout.refused("export PULUMI_CONFIG_PASSPHRASE", PULUMI_CONFIG_PASSPHRASE="")
+    private = Path(checkout.environ["XDG_STATE_HOME"]) / "cellwall" / "pulumi"
+    checkout.refused("PULUMI_BACKEND_URL is this user's own", PULUMI_BACKEND_URL=f"file://{private / 'stacks'}")
+    checkout.refused(
+        "PULUMI_CONFIG_PASSPHRASE_FILE is this user's own",
+        PULUMI_CONFIG_PASSPHRASE="",
+        PULUMI_CONFIG_PASSPHRASE_FILE=str(private / "passphrase"),
+    )
     checkout.describe(images={"router": IMAGE})
     checkout.refused("images.control_plane: '' is not an image by digest")
     checkout.describe(size="XL")

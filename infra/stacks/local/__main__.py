@@ -4,6 +4,7 @@ from pathlib import Path
 
 import pulumi
 
+from infra.ending import end
 from infra.local.provider import LocalCell, owner
 from infra.local.spec import default_folder
 from infra.spec import CellSpec, SpecError
@@ -12,7 +13,7 @@ config = pulumi.Config("cellwall")
 try:
     spec = CellSpec.parse({"name": pulumi.get_stack(), **(config.get_object("cell") or {})})
 except SpecError as e:
-    raise pulumi.RunError(f"cellwall:cell.{e}") from None
+    end(f"cellwall:cell.{e}")
 
 cell = LocalCell(
     spec,

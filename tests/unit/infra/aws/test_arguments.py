@@ -3,7 +3,6 @@
 from dataclasses import FrozenInstanceError, replace
 from typing import Any
 
-import pulumi
 import pytest
 
 from contracts import keys
@@ -15,8 +14,9 @@ from infra.aws.fleet import Fleet, Tags, check_cell
 from infra.aws.observability import Signal
 from infra.aws.router import CellLink, RouterArgs, RouterKeys
 from infra.aws.service import Container
+from infra.ending import SAID, EndedError
 from infra.spec import SpecError
-from tests.unit.infra.aws.world import FLEET, IMAGE, ROOTS, run, spec, token
+from tests.unit.infra.aws.world import FLEET, IMAGE, ROOTS, Recorded, run, spec, token
 
 
 @pytest.mark.parametrize(
@@ -79,18 +79,18 @@ def test_a_name_too_long_for_load_balancers_is_refused() -> None:
 
 def test_a_stack_that_holds_the_spec_of_another_cell_makes_nothing() -> None:
     config = configuration.cell(FLEET, spec("cell-2"), ROOTS, token)
-    with pytest.raises(pulumi.RunError, match=r"cellwall:cell\.name: 'cell-2' is not the name of this stack, 'cell-1'"):
+    with pytest.raises(EndedError, match=r"cellwall:cell\.name: 'cell-2' is not the name of this stack, 'cell-1'"):
         run("cell", "cell-1", programs.cell, config)
 
 
 def test_a_control_plane_by_tag_is_refused_before_anything_is_asked_for() -> None:
     config = configuration.control_plane(FLEET, ROOTS, "cellwall/control-plane:latest", token)
-    with pytest.raises(pulumi.RunError, match="cellwall:image: 'cellwall/control-plane:latest' is not an image by dig"):
+    with pytest.raises(EndedError, match="cellwall:image: 'cellwall/control-plane:latest' is not an image by dig"):
         run("control-plane", "main", programs.control_plane, config)
 
 
 def test_a_stack_without_configuration_is_told_what_writes_it() -> None:
-    with pytest.raises(pulumi.RunError, match=r"cellwall:fleet is not set; python -m infra\.aws\.configure writes"):
+    with pytest.raises(EndedError, match=r"cellwall:fleet is not set; python -m infra\.aws\.configure writes"):
         run("platform", "main", programs.platform, {})
 
 
@@ -104,6 +104,22 @@ def test_only_cells_have_a_cell_tag() -> None:
 def test_an_image_by_tag_never_runs() -> None:
     with pytest.raises(ValueError, match="by digest"):
         Container("api", "cellwall/cell:latest", ("true",))
+
+
+def test_a_router_without_its_token_is_told_how_to_make_one() -> None:
+    config = configuration.router(FLEET, ROOTS, IMAGE, ["cell-1"], "", token)
+    lacking = {name: setting for name, setting in config.items() if name != "cellwall:control_plane_token"}
+    with pytest.raises(EndedError, match=r"control_plane_token is not set; make a key with `cellctl keys create") as e:
+        run("router", "main", programs.router, lacking)
+    assert e.value.code == SAID
+
+
+def test_a_stack_whose_ground_is_not_up_yet_is_told_which_stack_comes_first() -> None:
+    ground = run("platform", "main", programs.platform, configuration.platform(FLEET))
+    stacks = {"cellwall-platform/main": ground, "cellwall-control-plane/main": Recorded("control-plane", "main")}
+    words = r"cellwall-control-plane/main has no output service_name yet; bring it up first: cellctl fleet up FILE"
+    with pytest.raises(EndedError, match=words):
+        run("cell", "cell-1", programs.cell, configuration.cell(FLEET, spec("cell-1"), ROOTS, token), stacks)
 
 
 def test_arguments_cannot_change_after_they_were_checked() -> None:
