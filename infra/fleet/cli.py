@@ -85,7 +85,7 @@ def drift(cli: Cli, file: Path | None, only: tuple[str, ...], parallel: int, pro
     ends = _run(cli, "drift", file, only, parallel, programs)
     found = [(key, each.resource, each.what) for key, end in ends.items() for each in end.drift]
     if not cli.as_json:
-        cli.table(found, ("STACK", "RESOURCE", "DIFFERENCE"), found, "Everything is as the stacks left it.")
+        cli.table(found, ("STACK", "RESOURCE", "DIFFERENCE"), found, show.calm(ends))
     if found:
         raise SystemExit(REFUSED)
 
@@ -114,8 +114,7 @@ def _run(
         described = read(file) if file is not None else None
         target, private = (described.target, described.private_state) if described else ("local", False)
         environ = surroundings.environment(os.environ, target, private=private)
-        plans = _plans(described, programs.absolute(), environ, action)
-        plans = ordered(chosen(plans, only), action)
+        plans = ordered(_plans(described, programs.absolute(), environ, action, only), action)
         buildable = described if action in ("up", "preview") else None
         surroundings.check(plans, programs, os.environ, buildable, private=private)
     except FleetError as e:
@@ -140,10 +139,12 @@ def _run(
     return ends
 
 
-def _plans(file: FleetFile | None, programs: Path, environ: dict[str, str], action: Action) -> tuple[StackPlan, ...]:
+def _plans(
+    file: FleetFile | None, programs: Path, environ: dict[str, str], action: Action, only: Sequence[str]
+) -> tuple[StackPlan, ...]:
     if file is not None:
-        return from_file(file, programs, configured=action in ("up", "preview"))
-    return from_backend(surroundings.listed(programs, environ))
+        return from_file(file, programs, configured=action in ("up", "preview"), only=only)
+    return chosen(from_backend(surroundings.listed(programs, environ)), only)
 
 
 def _ask(cli: Cli, plans: Sequence[StackPlan]) -> None:

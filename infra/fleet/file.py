@@ -52,18 +52,27 @@ class FleetFile(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 def read(path: Path) -> FleetFile:
     """The file, checked as far as it can be without asking anybody. `FleetFileError` names the place."""
     try:
-        found = msgspec.yaml.decode(path.read_bytes(), type=FleetFile)
+        told = msgspec.yaml.decode(path.read_bytes())
+        _check_names_alone(told)
+        found = msgspec.convert(told, FleetFile)
+        _check(found)
     except OSError as e:
         raise FleetFileError(f"{path} cannot be read: {e.strerror}") from None
+    except SpecError as e:
+        raise FleetFileError(f"{path}: {e}") from None
     except (msgspec.MsgspecError, ValueError) as e:
         raise FleetFileError(
             f"{path}: {' '.join(str(e).split())}", "docs/provisioning.md shows a fleet file."
         ) from None
-    try:
-        _check(found)
-    except SpecError as e:
-        raise FleetFileError(f"{path}: {e}") from None
     return found
+
+
+def _check_names_alone(told: Any) -> None:
+    """A list of names is what people write first; msgspec would only name two types."""
+    cells = told.get("cells") if isinstance(told, dict) else None
+    for position, cell in enumerate(cells if isinstance(cells, list) else ()):
+        if isinstance(cell, str):
+            raise SpecError(f"cells[{position}]", f"a cell is a mapping: write {{name: {cell}}} instead of {cell}")
 
 
 def _check(file: FleetFile) -> None:

@@ -45,22 +45,21 @@ class StackPlan:
         return programs / FOLDERS[self.project]
 
 
-def from_file(file: FleetFile, programs: Path, *, configured: bool) -> tuple[StackPlan, ...]:
-    """Every stack of a fleet file. `FleetFileError` where one on AWS that has to be ``configured`` is not yet."""
+def from_file(file: FleetFile, programs: Path, *, configured: bool, only: Iterable[str] = ()) -> tuple[StackPlan, ...]:
+    """The `chosen` stacks of a file. `FleetFileError` where one on AWS that has to be ``configured`` is not yet."""
     if file.target == "local":
         folder = str(file.folder)
-        return tuple(
-            StackPlan(LOCAL, spec.name, (("cellwall:cell", spec.mapping()), ("cellwall:fleet", folder)))
-            for spec in file.specs
-        )
+        cells = [(spec.name, (("cellwall:cell", spec.mapping()), ("cellwall:fleet", folder))) for spec in file.specs]
+        return chosen([StackPlan(LOCAL, name, config) for name, config in cells], only)
     names = [(PROJECTS[part], MAIN) for part in ("platform", "control-plane")]
     names += [(PROJECTS["cell"], spec.name) for spec in file.specs]
     names += [(PROJECTS["router"], MAIN)]
-    plans = tuple(StackPlan(project, name) for project, name in names)
+    plans = chosen([StackPlan(project, name) for project, name in names], only)
     missing = [plan.key for plan in plans if not configuration_of(plan, programs).exists()]
     if configured and missing:
         raise FleetFileError(
-            f"{', '.join(missing)} has no configuration yet", "Write it first: python -m infra.aws.configure FILE"
+            f"{', '.join(missing)} {'has' if len(missing) == 1 else 'have'} no configuration yet",
+            "Write it first: python -m infra.aws.configure FILE",
         )
     return plans
 

@@ -17,20 +17,28 @@ _DOING: Final[Mapping[str, str]] = {
     "create": "creating", "update": "updating", "delete": "deleting", "replace": "replacing", "refresh": "looking at",
     "create-replacement": "creating anew", "delete-replaced": "deleting the old", "same": "keeping", "read": "reading",
 }  # fmt: skip
+_PLANNING: Final[Mapping[str, str]] = {
+    "create": "would create", "update": "would update", "delete": "would delete", "replace": "would replace",
+    "create-replacement": "would create anew", "delete-replaced": "would delete the old", "same": "would keep",
+    "read": "would read",
+}  # fmt: skip
+_OWN: Final = "pulumi:"  # of the engine's own types: stacks, providers, references to other stacks
 _ADDED: Final = re.compile(r"\A(?:error: |Preview failed: |rpc error: code = \w+ desc = |[\w.]*Error: )+")
 _NOTHING_NEW: Final = frozenset({"update failed", "preview failed", "refresh failed", "destroy failed"})
 _FRAME: Final = "Traceback (most recent call last)"
 
 
 class Reader:
-    """Listens to one action of one stack."""
+    """Listens to one action of one stack; ``planning`` where it is a preview, which does nothing."""
 
-    def __init__(self) -> None:
+    def __init__(self, *, planning: bool = False) -> None:
+        self._planning = planning
         self._begun: set[str] = set()
         self._done: set[str] = set()
         self.errors: list[str] = []
         self.drift: list[Difference] = []
         self.changes: dict[str, int] = {}
+        self.holds_something = False  # of a provider, by the stack's state: not only the stack itself and components
 
     def read(self, event: EngineEvent) -> Step | None:
         """A step for whoever watches, None where there is nothing new to say."""
@@ -40,11 +48,12 @@ class Reader:
             self.changes = {str(getattr(op, "value", op)): count for op, count in summary.resource_changes.items()}
         if (pre := event.resource_pre_event) is not None:
             self._begun.add(pre.metadata.urn)
-            return self._step(pre.metadata, _DOING.get(_op(pre.metadata), _op(pre.metadata)))
+            self.holds_something |= _is_held(pre.metadata)
+            return self._step(pre.metadata, "looking at" if self._planning else _words(_DOING, pre.metadata))
         if (outputs := event.res_outputs_event) is not None:
             self._done.add(outputs.metadata.urn)
             self.drift += differences(outputs.metadata)
-            return self._step(outputs.metadata, "done with")
+            return self._step(outputs.metadata, _words(_PLANNING, outputs.metadata) if self._planning else "done with")
         return None
 
     def ended(self, result: Result, seconds: float) -> Ended:
@@ -83,6 +92,14 @@ def differences(metadata: StepEventMetadata) -> list[Difference]:
     old, new = metadata.old.outputs or {}, metadata.new.outputs or {}
     told = [key for key in sorted({*old, *new}) if old.get(key) != new.get(key)]
     return [Difference(name, f"{key}: {_short(old.get(key))} -> {_short(new.get(key))}") for key in told]
+
+
+def _is_held(metadata: StepEventMetadata) -> bool:
+    return metadata.old is not None and bool(metadata.old.id) and not metadata.old.type.startswith(_OWN)
+
+
+def _words(known: Mapping[str, str], metadata: StepEventMetadata) -> str:
+    return known.get(_op(metadata), _op(metadata))
 
 
 def _op(metadata: StepEventMetadata) -> str:

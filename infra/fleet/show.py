@@ -18,9 +18,10 @@ from infra.fleet.words import FINE, Ended, Result, Said, Step
 REFRESHES_S: Final = 4  # a second
 _STYLES: Final[Mapping[Result, str]] = {
     "changed": "green", "planned": "green", "unchanged": "green", "absent": "dim", "failed": "red",
-    "drifted": "yellow", "interrupted": "yellow",
+    "drifted": "yellow", "interrupted": "yellow", "pending": "dim",
     "skipped": "yellow",
 }  # fmt: skip
+_PENDING: Final = "not brought up yet"
 
 
 class Show(Protocol):
@@ -75,7 +76,7 @@ class LiveShow:
     def _cells(self, row: _Row) -> tuple[str, str, str]:
         counted = f"{row.step.done}/{row.step.known}" if row.step is not None and row.step.known else ""
         if row.ended is not None:
-            return f"[{_STYLES[row.ended.result]}]{row.ended.result}", counted, f"{row.ended.seconds:.1f}"
+            return f"[{_STYLES[row.ended.result]}]{_result(row.ended)}", counted, f"{row.ended.seconds:.1f}"
         if row.step is None or row.began is None:
             return "[dim]waiting", "", ""
         return escape(row.step.words), counted, f"{self._clock() - row.began:.1f}"
@@ -112,7 +113,16 @@ def outcome(ended: Ended) -> str:
     """How a stack ended, in one line."""
     counted = ", ".join(f"{count} {op}" for op, count in sorted(ended.changes.items()))
     why = "; ".join(ended.errors)
-    return f"{ended.result}{f' ({counted})' if counted else ''}{f': {why}' if why else ''}"
+    return f"{_result(ended)}{f' ({counted})' if counted else ''}{f': {why}' if why else ''}"
+
+
+def calm(ends: Mapping[str, Ended]) -> str:
+    """What to say where no stack has drifted."""
+    waiting = [key for key, ended in ends.items() if ended.result == "pending"]
+    if not waiting:
+        return "Everything is as the stacks left it."
+    rest = "" if len(waiting) == len(ends) else " Everything else is as the stacks left it."
+    return f"{_PENDING.capitalize()}: {', '.join(waiting)}.{rest}"
 
 
 def rows(plans: Iterable[StackPlan], ends: Mapping[str, Ended]) -> list[tuple[object, ...]]:
@@ -120,13 +130,17 @@ def rows(plans: Iterable[StackPlan], ends: Mapping[str, Ended]) -> list[tuple[ob
     return [
         (
             plan.key,
-            ends[plan.key].result,
+            _result(ends[plan.key]),
             " ".join(f"{op}={count}" for op, count in sorted(ends[plan.key].changes.items())),
             f"{ends[plan.key].seconds:.1f}",
             "" if ends[plan.key].result in FINE else "; ".join(ends[plan.key].errors),
         )
         for plan in plans
     ]
+
+
+def _result(ended: Ended) -> str:
+    return _PENDING if ended.result == "pending" else ended.result
 
 
 def _members(said: Said) -> dict[str, Any]:

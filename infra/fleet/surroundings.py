@@ -5,10 +5,13 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from infra.aws import custody
-from infra.fleet.errors import SurroundingsError
+from infra.fleet.errors import FleetFileError, SurroundingsError
 from infra.fleet.file import FleetFile, Target
 from infra.fleet.plan import LOCAL, StackPlan, configuration_of
-from infra.local.state import Folder
+from infra.local.errors import LocalFleetError
+from infra.local.fleet import Fleet
+from infra.local.spec import FleetSpec
+from infra.local.stamp import maker, owner
 from infra.pulumi_cli.cli import PulumiError, needed
 
 
@@ -31,13 +34,34 @@ def check(
     *,
     private: bool = False,
 ) -> None:
-    """`SurroundingsError` where the fleet on this machine, or the passphrase of stacks on AWS, is missing."""
-    if file is not None and file.target == "local" and not Folder(file.folder).file.exists():
-        raise SurroundingsError(f"there is no fleet in {file.folder}", "Start one first: make up")
+    """`SurroundingsError` where the fleet on this machine, or the passphrase of stacks on AWS, is missing.
+
+    `FleetFileError` where the fleet on this machine has a cell that is to be built already, and not from that stack.
+    ``file`` is None where nothing is to be built.
+    """
+    if file is not None and file.target == "local":
+        _check_cells(plans, file)
     for plan in plans:
         if plan.project != LOCAL:
             provider = custody.provider_of(configuration_of(plan, programs))
             custody.check_passphrase(plan.key, provider, environ, private)
+
+
+def _check_cells(plans: Sequence[StackPlan], file: FleetFile) -> None:
+    fleet = Fleet(FleetSpec(), file.folder, lambda _words: None)
+    if not fleet.folder.file.exists():
+        raise SurroundingsError(f"there is no fleet in {file.folder}", "Start one first: make up")
+    try:
+        fleet.attach()
+    except LocalFleetError as e:
+        raise SurroundingsError(str(e)) from None
+    for plan in plans:
+        by = maker(fleet, plan.name)
+        if by not in (None, owner(plan.project, plan.name)):
+            raise FleetFileError(
+                f"this fleet has a cell {plan.name} already, made by {by}",
+                "Choose another name, or leave it out (--only).",
+            )
 
 
 def listed(programs: Path, environ: Mapping[str, str]) -> str:

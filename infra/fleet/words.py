@@ -5,9 +5,10 @@ from typing import Any, Final, Literal
 import msgspec
 
 Action = Literal["up", "preview", "drift", "destroy"]
-Result = Literal["changed", "planned", "drifted", "unchanged", "absent", "failed", "interrupted", "skipped"]
+# `pending` is what `drift` finds of a stack that holds nothing yet; `absent` what `destroy` finds where there is none.
+Result = Literal["changed", "planned", "drifted", "unchanged", "pending", "absent", "failed", "interrupted", "skipped"]
 
-FINE: Final[frozenset[Result]] = frozenset({"changed", "planned", "drifted", "unchanged", "absent"})
+FINE: Final[frozenset[Result]] = frozenset({"changed", "planned", "drifted", "unchanged", "pending", "absent"})
 
 
 class Job(msgspec.Struct, frozen=True):

@@ -11,7 +11,8 @@ import signal
 import sys
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Final, TextIO
 
@@ -24,8 +25,9 @@ from infra.fleet.plan import LOCAL
 from infra.fleet.reading import Reader, one_line
 from infra.fleet.words import FINE, Action, Ended, Job, Result, Said, Step
 from infra.local.errors import LocalFleetError
-from infra.local.provider import owner, remove
+from infra.local.provider import remove
 from infra.local.spec import default_folder
+from infra.local.stamp import owner
 
 _WELL: Final[dict[Action, Result]] = {
     "up": "changed", "preview": "planned", "drift": "drifted", "destroy": "changed",
@@ -38,7 +40,7 @@ class Work:
 
     def __init__(self, job: Job, say: Callable[[Said], None]) -> None:
         self._job, self._say = job, say
-        self._reader = Reader()
+        self._reader = Reader(planning=job.action == "preview")
         self._interrupted = threading.Event()
 
     def interrupt(self) -> None:
@@ -59,13 +61,19 @@ class Work:
 
     def _done(self, log: TextIO) -> Result:
         self._say(Step("starting"))
+        if self._job.action != "preview":
+            return self._on_stack(log)
+        with unchanged(Path(self._job.folder) / f"Pulumi.{self._job.stack}.yaml"):
+            return self._on_stack(log)
+
+    def _on_stack(self, log: TextIO) -> Result:
         workspace, name = LocalWorkspace(work_dir=self._job.folder), self._job.stack
         needed, made = self._job.action in ("up", "preview"), False
         try:
             stack = Stack.select(name, workspace)
         except automation.StackNotFoundError:
             if not needed:
-                return "absent"
+                return "pending" if self._job.action == "drift" else "absent"
             stack, made = Stack.create(name, workspace), True
         try:
             if needed and self._job.config:
@@ -76,6 +84,8 @@ class Work:
         finally:
             if made and self._job.action == "preview":
                 workspace.remove_stack(name, preserve_config=True)
+        if self._job.action == "drift" and not self._reader.holds_something:
+            return "pending"
         return _WELL[self._job.action]
 
     def _act(self, stack: Stack, log: TextIO) -> None:
@@ -117,6 +127,19 @@ class Work:
             return str(error)
         lines = [line for line in str(error).splitlines() if line.strip().removeprefix("stderr: ").startswith("error:")]
         return one_line(lines[0].strip().removeprefix("stderr: ")) if lines else one_line(str(error))
+
+
+@contextmanager
+def unchanged(file: Path) -> Iterator[None]:
+    """Whatever happens to the file meanwhile, it is as before afterwards; gone where it was not there."""
+    before = file.read_bytes() if file.exists() else None
+    try:
+        yield
+    finally:
+        if before is None:
+            file.unlink(missing_ok=True)
+        elif file.read_bytes() != before:
+            file.write_bytes(before)
 
 
 def main() -> int:

@@ -127,13 +127,10 @@ class LocalCell(pulumi.ComponentResource):
         self.register_outputs({"address": self.address, "internal_address": self.internal_address})
 
 
-def owner(project: str, stack: str) -> str:
-    """Who builds a stack's cell: no other stack changes or removes it."""
-    return f"the stack {project}/{stack}"
-
-
 def remove(cell: str, *, fleet: str, owner: str) -> None:
-    """Drain and remove the owner's cell, whatever of it there is; nothing where the whole fleet is gone."""
+    """Drain and remove the owner's cell, whatever of it there is; nothing where the whole fleet is gone, or where the
+    cell of that name is somebody else's.
+    """
     if Fleet(FleetSpec(), Path(fleet), _quiet).folder.file.exists():
         Job("remove", fleet, owner, LocalCellSpec(cell)).run()
 

@@ -50,6 +50,19 @@ class _Routers(msgspec.Struct):
     routers: list[_Router]
 
 
+def owner(project: str, stack: str) -> str:
+    """Who builds a stack's cell: no other stack changes or removes it."""
+    return f"the stack {project}/{stack}"
+
+
+def maker(fleet: Fleet, cell: str) -> str | None:
+    """Who made the cell of that name, in words; None where the fleet has none."""
+    if all(cell != each.name for each in fleet.spec.cells):
+        return None
+    stamp = fleet.state.stamps.get(cell)
+    return "the fleet's own start" if stamp is None else stamp.owner
+
+
 class Stamps:
     """The stamp of one fleet. ``owner`` names who builds: only the same owner changes or removes a cell again."""
 
@@ -93,7 +106,8 @@ class Stamps:
         return Observed(running, tuple(each for each in fleet.expand(name) if each not in running))
 
     async def remove(self, name: str) -> None:
-        """Drain the cell, stop it, take it out of the fleet and delete its data; nothing where it is gone already.
+        """Drain the cell, stop it, take it out of the fleet and delete its data; nothing where it is gone already, or
+        where somebody else made the cell of that name: then the owner has none.
 
         `HoldsTenantsError` where tenants live in it: then it only takes no new ones any more.
         """
@@ -101,9 +115,8 @@ class Stamps:
         async with fleet.locked():
             fleet.reload()
             cell = next((each for each in fleet.spec.cells if each.name == name), None)
-            if cell is None:
+            if cell is None or not self._owns(name):
                 return
-            self._check_owner(name)
             async with fleet.operator() as client:
                 await self._drain(client, name)
                 await together(*(fleet.runner.stop(each) for each in (cell.api, cell.worker)))
@@ -136,10 +149,13 @@ class Stamps:
         return before
 
     def _check_owner(self, name: str) -> None:
-        stamp = self._fleet.state.stamps.get(name)
-        if stamp is None or stamp.owner != self._owner:
-            by = "the fleet's own start" if stamp is None else stamp.owner
+        if not self._owns(name):
+            by = maker(self._fleet, name)
             raise NameTakenError(f"name: this fleet has a cell {name} already, made by {by}; choose another name")
+
+    def _owns(self, name: str) -> bool:
+        stamp = self._fleet.state.stamps.get(name)
+        return stamp is not None and stamp.owner == self._owner
 
     # Restarting without a failed request.
 
@@ -209,13 +225,14 @@ class Stamps:
             return  # it never registered, or was signed off before a crash
         if answer.is_error:
             raise LocalFleetError(f"the control plane does not drain {name}: {answer.text}")
-        if not answer.json()["tenants"]:
+        count = answer.json()["tenants"]
+        if not count:
             return
         page = (await client.get("/v1/tenants", params={"cell": name, "limit": _NAMED})).json()
         slugs = [tenant["slug"] for tenant in page["tenants"]]
         moving = " ; ".join(f"cellctl moves start {slug} CELL" for slug in slugs)
         raise HoldsTenantsError(
-            f"{name} holds {answer.json()['tenants']} tenants and is not destroyed. Move each to another CELL "
+            f"{name} holds {count} tenant{'' if count == 1 else 's'} and is not destroyed. Move each to another CELL "
             f"(cellctl tenants list --cell {name} shows all): {moving or 'wait for the running moves'}. It takes no "
             f"new tenants now; cellctl cells activate {name} undoes that"
         )

@@ -56,6 +56,15 @@ class Cellctl:
         )  # fmt: skip
         return Ran(done.returncode, done.stdout + done.stderr, 0.0)
 
+    def pulumi(self, *arguments: str) -> Ran:
+        """The CLI itself, where the program of the local stacks is."""
+        done = subprocess.run(
+            ["pulumi", *arguments, "--non-interactive"],
+            cwd=self.folder / "programs" / "local", env=dict(self.environ),
+            capture_output=True, text=True, timeout=PATIENCE_S, check=False,
+        )  # fmt: skip
+        return Ran(done.returncode, done.stdout + done.stderr, 0.0)
+
     def start(self, action: str, *arguments: str) -> "subprocess.Popen[str]":
         """The same in the background, in a process group of its own, as a shell starts it."""
         return subprocess.Popen(
@@ -133,14 +142,38 @@ async def test_the_remains_of_a_first_up_that_failed_leave_with_the_stack(fleet:
     planned = cellctl.run("preview", "--only", "cell-3", "--json").ok()
     assert cellctl.results(planned) == {"cell-3": "planned"}
     assert list((cellctl.folder / "stacks").rglob("cell-3.json")) == [], "a preview made a stack"
+    assert not (cellctl.folder / "programs" / "local" / "Pulumi.cell-3.yaml").exists(), "a preview left configuration"
+    assert "Not brought up yet: cellwall-local/cell-3." in cellctl.run("drift", "--only", "cell-3").ok().said
 
     obstacle = fleet.folder.data / "cell-3-redis"
     obstacle.touch()
     cellctl.run("up", "--only", "cell-3").refused("cell-3-redis")
+    assert "Not brought up yet: cellwall-local/cell-3." in cellctl.run("drift", "--only", "cell-3").ok().said
     assert "cell-3" in {cell.name for cell in _spec(fleet).cells}
     cellctl.run("destroy", "--only", "cell-3", "--yes").ok()
     assert {cell.name for cell in _spec(fleet).cells} == {"cell-1"}
     assert _processes(fleet).isdisjoint({"cell-3-shard-1", "cell-3-redis"})
+
+
+@pytest.mark.asyncio(loop_scope="module")
+async def test_a_stack_named_after_a_cell_of_another_leaves_and_that_cell_stays(
+    fleet: Fleet, cellctl: Cellctl, tmp_path: Path
+) -> None:
+    shutil.copytree(cellctl.folder / "programs", tmp_path / "programs")
+    mine = Cellctl(tmp_path, cellctl.environ)
+    mine.file.write_text(f"fleet: {fleet.folder.path}\ndefaults: {{shards: 1}}\ncells: [{{name: cell-1}}]")
+    before = alive(fleet, "cell-1-api")
+    refused = mine.run("up")
+    assert refused.status == 2, refused.said
+    refused.refused("this fleet has a cell cell-1 already")
+    assert list((cellctl.folder / "stacks").rglob("cell-1.json")) == [], "a stack was made all the same"
+
+    mine.pulumi("stack", "init", "cell-1").ok()
+    mine.pulumi("config", "set", "cellwall:fleet", str(fleet.folder.path)).ok()
+    mine.pulumi("up", "--yes", "--skip-preview").refused("this fleet has a cell cell-1 already")
+    assert mine.results(mine.run("destroy", "--yes", "--json").ok()) == {"cell-1": "changed"}
+    assert list((cellctl.folder / "stacks").rglob("cell-1.json")) == []
+    assert alive(fleet, "cell-1-api") == before
 
 
 @pytest.mark.parametrize(

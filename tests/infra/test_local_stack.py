@@ -93,7 +93,7 @@ async def test_a_cell_comes_by_up_changes_without_a_failed_request_is_repaired_a
         assert NOTHING_CHANGED in (await asyncio.to_thread(stack.do, "up")).ok().said
 
         refused = await asyncio.to_thread(stack.do, "destroy")
-        refused.refused(f"cellctl moves start {tenant.slug} CELL")
+        refused.refused(f"cellctl moves start {tenant.slug} CELL").refused("cell-3 holds 1 tenant and is not destroyed")
         assert (await product.ask(tenant, "GET", "/v1/me")).status_code == 200
         await product.operate("DELETE", f"/v1/tenants/{tenant.id}")
         ports = {name: port for name, port in fleet.state.ports.items() if name.startswith("cell-3-")}

@@ -5,8 +5,9 @@ from pathlib import Path
 import pulumi
 
 from infra.ending import end
-from infra.local.provider import LocalCell, owner
+from infra.local.provider import LocalCell
 from infra.local.spec import default_folder
+from infra.local.stamp import owner
 from infra.spec import CellSpec, SpecError
 
 config = pulumi.Config("cellwall")

@@ -12,9 +12,14 @@ from infra.fleet.errors import FleetFileError, SurroundingsError
 from infra.fleet.file import read
 from infra.fleet.plan import StackPlan, chosen, from_backend, from_file, ordered
 from infra.fleet.reading import Reader, one_line
-from infra.fleet.show import Lines, LiveShow, outcome
+from infra.fleet.show import Lines, LiveShow, calm, outcome, rows
 from infra.fleet.surroundings import check, environment
 from infra.fleet.words import Difference, Ended, Step
+from infra.fleet.work import unchanged
+from infra.local.fleet import Fleet
+from infra.local.spec import FleetSpec, LocalCellSpec
+from infra.local.stamp import Stamps, owner
+from infra.local.state import Folder, State
 from tests.unit.infra.aws.world import FLEET, IMAGE
 
 CELL = "urn:pulumi:cell-3::cellwall-local::cellwall:local:Cell$pulumi-python:dynamic/local:Cell::cell-3"
@@ -40,6 +45,14 @@ def configure(programs: Path, *plans: StackPlan, text: str = "") -> None:
     for plan in plans:
         plan.folder(programs).mkdir(parents=True, exist_ok=True)
         (plan.folder(programs) / f"Pulumi.{plan.name}.yaml").write_text(text)
+
+
+def fleet_of(folder: Path) -> Path:
+    """The folder of a fleet that has a cell-1 of its own, as its books say."""
+    kept = Folder(folder / "fleet")
+    kept.make()
+    kept.save(State.fresh(FleetSpec(cells=(LocalCellSpec("cell-1", shards=1),))))
+    return kept.path
 
 
 def metadata(op: str, **states: Any) -> dict[str, Any]:
@@ -71,6 +84,8 @@ def test_a_cell_overrides_the_defaults_and_mappings_are_merged(tmp_path: Path) -
         ("images: {router: x}", "a fleet on this machine runs this checkout"),
         ("fleet: {region: x}", "must be the folder"),
         ("cells: {", "fleet.yaml"),
+        ("cells: [{name: cell-3}, cell-8]", "cells[1]: a cell is a mapping: write {name: cell-8} instead of cell-8"),
+        ("cells: cell-8", "Expected `array`"),
         ("target: gcp", "gcp"),
     ],
 )
@@ -110,6 +125,14 @@ def test_a_stack_on_aws_without_configuration_is_refused_before_any_other_is_tou
     assert from_file(file, tmp_path, configured=True) == plans
 
 
+def test_configuration_is_asked_of_the_chosen_stacks_alone(tmp_path: Path) -> None:
+    file = read(on_aws(tmp_path, "cell-1", "cell-2"))
+    with pytest.raises(FleetFileError, match=r"^cellwall-cell/cell-1, cellwall-cell/cell-2 have no conf"):
+        from_file(file, tmp_path, configured=True, only=["cell-2", "cell-1"])
+    configure(tmp_path, StackPlan(PROJECTS["cell"], "cell-1"))
+    assert [plan.name for plan in from_file(file, tmp_path, configured=True, only=["cell-1"])] == ["cell-1"]
+
+
 def test_only_stacks_of_ours_are_taken_from_the_backend() -> None:
     names = ["organization/cellwall-local/cell-3", "organization/somebody-else/prod", "cell-9"]
     plans = from_backend(json.dumps([{"name": name} for name in names]))
@@ -138,12 +161,66 @@ def test_secrets_on_aws_are_never_encrypted_with_a_passphrase_that_nobody_chose(
     check([plan], tmp_path, {}, None)
 
 
+def test_a_cell_that_another_made_is_refused_before_any_stack_is_begun(tmp_path: Path) -> None:
+    file = read(written(tmp_path, f"fleet: {fleet_of(tmp_path)}\ndefaults: {{shards: 1}}\ncells: [{{name: cell-1}}]"))
+    with pytest.raises(FleetFileError, match="a cell cell-1 already, made by the fleet's own start"):
+        check(from_file(file, tmp_path, configured=True), tmp_path, {}, file)
+    check([StackPlan("cellwall-local", "cell-1")], tmp_path, {}, None)  # to look at it, or to remove the stack
+
+
+async def test_what_another_made_is_never_removed_and_does_not_keep_its_namesake_from_leaving(tmp_path: Path) -> None:
+    fleet = Fleet(FleetSpec(), fleet_of(tmp_path), lambda _: None)
+    fleet.attach()
+    await Stamps(fleet, owner("cellwall-local", "cell-1")).remove("cell-1")
+    fleet.attach()
+    assert [cell.name for cell in fleet.spec.cells] == ["cell-1"]
+
+
+def test_a_preview_leaves_a_configuration_as_it_was(tmp_path: Path) -> None:
+    file = tmp_path / "Pulumi.cell-3.yaml"
+    with pytest.raises(UnicodeEncodeError), unchanged(file):
+        file.write_text("encryptionsalt: \N{SNOWMAN}", encoding="ascii")
+    assert not file.exists()
+    file.write_text("encryptionsalt: of before")
+    with unchanged(file):
+        file.write_text("encryptionsalt: x")
+    assert file.read_text() == "encryptionsalt: of before"
+
+
 def test_resources_are_counted_once_however_many_events_they_have() -> None:
     reader = Reader()
     assert reader.read(event("resourcePreEvent", metadata=metadata("create"))) == Step("creating Cell cell-3", 0, 1)
     done = Step("done with Cell cell-3", 1, 1)
     assert reader.read(event("resOutputsEvent", metadata=metadata("create"))) == done
     assert reader.read(event("resOutputsEvent", metadata=metadata("create"))) == done
+
+
+def test_a_preview_never_says_that_anything_is_created() -> None:
+    reader = Reader(planning=True)
+    looking = reader.read(event("resourcePreEvent", metadata=metadata("create")))
+    assert looking == Step("looking at Cell cell-3", 0, 1)
+    assert reader.read(event("resOutputsEvent", metadata=metadata("create"))) == Step("would create Cell cell-3", 1, 1)
+
+
+def test_a_stack_that_holds_nothing_but_itself_was_not_brought_up(tmp_path: Path) -> None:
+    reader = Reader()
+    itself = {"type": "pulumi:pulumi:Stack", "urn": CELL, "id": "", "parent": "", "provider": ""}
+    reader.read(event("resourcePreEvent", metadata=metadata("refresh", old=itself)))
+    reader.read(event("resourcePreEvent", metadata=metadata("refresh", old={**itself, "type": "cellwall:local:Cell"})))
+    provider = {**itself, "type": "pulumi:providers:pulumi-python", "id": "x"}
+    reader.read(event("resourcePreEvent", metadata=metadata("refresh", old=provider)))
+    assert not reader.holds_something
+    reader.read(event("resourcePreEvent", metadata=metadata("refresh", old=state(a=1))))
+    assert reader.holds_something
+
+
+def test_drift_does_not_call_a_stack_in_order_that_was_never_brought_up() -> None:
+    plans = [StackPlan("cellwall-local", "cell-3"), StackPlan("cellwall-local", "cell-4")]
+    ends = {plans[0].key: Ended("pending"), plans[1].key: Ended("unchanged")}
+    assert calm(ends) == ("Not brought up yet: cellwall-local/cell-3. Everything else is as the stacks left it.")
+    assert calm({plans[0].key: Ended("pending")}) == "Not brought up yet: cellwall-local/cell-3."
+    assert calm({plans[1].key: Ended("unchanged")}) == "Everything is as the stacks left it."
+    assert [row[1] for row in rows(plans, ends)] == ["not brought up yet", "unchanged"]
 
 
 def test_a_refresh_names_what_differs_and_what_is_gone() -> None:
