@@ -1,15 +1,16 @@
 """An AWS account as a folder: one file a resource, shared by all stacks that run against it."""
 
-import ipaddress
+import itertools
 import json
-import re
 import secrets
+import time
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from tests.infra.double import rules
+
 REGION, ACCOUNT = "eu-central-1", "123456789012"
-IDENT = re.compile(r"\bdbl-[0-9a-f]{12}\b")
 TAGGED = "tags"
 # What cannot be changed in place, where our stacks could ask for it.
 IMMUTABLE = {
@@ -38,9 +39,24 @@ class Account:
         if name is not None:
             self._trap.write_text(name)
 
+    def hold_at(self, name: str | None) -> None:
+        """Making the resource of this logical name takes until this is called with None."""
+        self._held.unlink(missing_ok=True)
+        self._hold.unlink(missing_ok=True)
+        if name is not None:
+            self._hold.write_text(name)
+
+    @property
+    def holds(self) -> bool:
+        """Whether somebody waits there."""
+        return self._held.exists()
+
     def create(self, urn: str, kind: str, inputs: Mapping[str, Any]) -> tuple[str, dict[str, Any]]:
         if self._trap.exists() and self._trap.read_text() == urn.rpartition("::")[2]:
             raise RefusedError(f"{self._trap.read_text()}: the double was told to fail here")
+        while self._hold.exists() and self._hold.read_text() == urn.rpartition("::")[2]:
+            self._held.touch()
+            time.sleep(0.02)
         self._check(kind, inputs)
         ident = f"dbl-{secrets.token_hex(6)}"
         outputs = {**computed(kind, ident), **inputs}
@@ -48,14 +64,12 @@ class Account:
         return ident, outputs
 
     def read(self, ident: str) -> dict[str, Any] | None:
-        if not self._file(ident).exists():
-            return None
-        outputs: dict[str, Any] = json.loads(self._file(ident).read_text())["outputs"]
-        return outputs
+        found = self._find(ident)
+        return None if found is None else found["outputs"]
 
     def update(self, ident: str, inputs: Mapping[str, Any]) -> dict[str, Any]:
         told = json.loads(self._file(ident).read_text())
-        self._check(told["kind"], inputs)
+        self._check(told["kind"], inputs, ident)
         told["outputs"] = {**computed(told["kind"], ident), **inputs}
         self._file(ident).write_text(json.dumps(told))
         outputs: dict[str, Any] = told["outputs"]
@@ -70,6 +84,18 @@ class Account:
                 raise RefusedError(f"{told['urn']} is in use by {json.loads(file.read_text())['urn']}")
         self._file(ident).unlink()
 
+    def change(self, urn_end: str, **outputs: Any) -> None:
+        """Somebody changes properties of the resource whose URN ends so, by hand and past any program."""
+        file = self._file(self.ident(urn_end))
+        told = json.loads(file.read_text())
+        told["outputs"] |= outputs
+        file.write_text(json.dumps(told))
+
+    def ident(self, urn_end: str) -> str:
+        """The id of the one resource whose URN ends so."""
+        (found,) = (ident for ident, urn in self.idents().items() if urn.endswith(urn_end))
+        return found
+
     def idents(self) -> dict[str, str]:
         """Each id with the URN that it was made for."""
         return {file.stem: json.loads(file.read_text())["urn"] for file in self._folder.glob("*.json")}
@@ -78,19 +104,32 @@ class Account:
         return self._folder / f"{ident}.json"
 
     @property
+    def _hold(self) -> Path:
+        return self._folder / "holds-at"
+
+    @property
+    def _held(self) -> Path:
+        return self._folder / "holds"
+
+    @property
     def _trap(self) -> Path:
         return self._folder / "fails-at"
 
-    def _check(self, kind: str, inputs: Mapping[str, Any]) -> None:
-        """Everything that is referred to exists, and addresses fit where they are put."""
-        for ident in sorted(set(IDENT.findall(json.dumps(dict(inputs))))):
-            if not self._file(ident).exists():
-                raise RefusedError(f"{kind} refers to {ident}, which does not exist")
-        if kind == "ec2/subnet:Subnet":
-            network = self.read(str(inputs["vpcId"])) or {}
-            block = ipaddress.ip_network(inputs["cidrBlock"])
-            if not block.subnet_of(ipaddress.ip_network(network["cidrBlock"])):  # type: ignore[arg-type]
-                raise RefusedError(f"{block} is not within {network['cidrBlock']}")
+    def _check(self, kind: str, inputs: Mapping[str, Any], own: str = "") -> None:
+        """What is referred to exists, addresses fit, names are free. ``own`` is the id of what is updated."""
+        others = [json.loads(file.read_text()) for file in self._folder.glob("*.json") if file.stem != own]
+        faults = itertools.chain(
+            rules.references(kind, inputs, self._find),
+            rules.networks(kind, inputs, self._find, others),
+            rules.taken(kind, inputs, others),
+        )
+        for fault in faults:
+            raise RefusedError(fault)
+
+    def _find(self, ident: str) -> dict[str, Any] | None:
+        file = self._file(ident)
+        found: dict[str, Any] | None = json.loads(file.read_text()) if file.exists() else None
+        return found
 
 
 def computed(kind: str, ident: str) -> dict[str, Any]:

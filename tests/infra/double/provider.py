@@ -16,6 +16,7 @@ from pulumi.runtime.proto import plugin_pb2, provider_pb2, provider_pb2_grpc
 from pulumi.runtime.rpc import UNKNOWN
 
 from tests.infra.double.account import IMMUTABLE, TAGGED, Account, RefusedError, computed
+from tests.infra.double.rules import names
 from tests.infra.double.typed import arguments, faults
 
 VERSION = "7.51.1"
@@ -60,7 +61,7 @@ class Double(provider_pb2_grpc.ResourceProviderServicer):
     def Check(self, request: Any, context: Any) -> Any:  # noqa: N802
         kind, name = kind_of(request.urn)
         inputs = plain(request.news)
-        wrong = list(faults(f"aws:{kind}", inputs))
+        wrong = [*faults(f"aws:{kind}", inputs), *names(kind, name, inputs)]
         if TAGGED in _properties(kind):
             tags = inputs.get(TAGGED) or {}
             wrong += [f"tags: {tag} is missing" for tag in REQUIRED_TAGS if tag not in tags]
