@@ -12,6 +12,7 @@ from collections.abc import Callable
 from contextlib import AsyncExitStack
 from dataclasses import dataclass
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import asyncpg
 import click
@@ -29,8 +30,11 @@ from loadtest.alone import only_one
 from loadtest.driver import Driver
 from loadtest.evidence import evidence
 from loadtest.incidents import Happened, Incidents, Timetable, Victim
+from loadtest.lab import tables
+from loadtest.lab.seed import SEEDED
 from loadtest.negative import Bench, Verdict, negative_control
 from loadtest.newcell import NEWCOMERS, Joined, add_cell
+from loadtest.noise import Noise, make_noise
 from loadtest.operator import ControlPlane, LabError, Product
 from loadtest.outcome import Outcome
 from loadtest.record import Record
@@ -61,6 +65,7 @@ class Options:
     folder: Path
     shops: str = "shop"  # what the tenants' slugs begin with
     new_cell: bool = True
+    noise: bool = True
 
 
 class Demo:
@@ -86,22 +91,35 @@ class Demo:
         """Everything, in order."""
         cast, scratch = await self.sign_up()
         verdict = await self.negative_control(scratch)
+        noise = await self.noise()
         record, happened, joined = await self.traffic(cast)
         with self._teller.step("reading the books: every shard of every cell, past the product"):
             casts = (cast, joined.cast) if joined else (cast,)
             written = [*(order for each in casts for order in each.first_orders), *record.acknowledged]
+            written += noise.written.acknowledged
+            unknown = record.unacknowledged | noise.written.unacknowledged
             homes = await self._control_plane.homes()
             mine = {a.tenant: homes[a.tenant] for each in casts for a in each.accounts if a.tenant in homes}
-            rows = await ledger.read(self._shards)
-            audit = books.audit(written, record.unacknowledged, rows, mine, stale=record.stale)
+            rows = [row for row in await ledger.read(self._shards) if not row.reference.startswith(SEEDED)]
+            audit = books.audit(written, unknown, rows, mine | noise.homes(homes), stale=record.stale)
         for line in audit.words():
             self._teller.verdict(audit.balanced, line)
         busiest = cast.accounts[0]
         outcome = Outcome(self._options.seconds, record, audit, verdict, happened, busiest.tenant, busiest.slug, joined)
-        self._tell(outcome, busiest)
+        self._tell(outcome, busiest, noise)
         return outcome
 
-    def _tell(self, outcome: Outcome, account: Account) -> None:
+    async def noise(self) -> Noise:
+        """Noisy tenants beside quiet ones, for a few seconds, before anything else happens."""
+        if not self._options.noise:
+            return Noise()
+        with self._teller.step("noisy neighbours: two tenants with heavy queries beside eight quiet ones"):
+            folder = self._stack.enter_context(TemporaryDirectory(prefix="cellwall-noise-"))
+            return await make_noise(self._fleet, self._stack, Path(folder), self._teller.say, self._teller.detail)
+
+    def _tell(self, outcome: Outcome, account: Account, noise: Noise) -> None:
+        if noise.verdicts:
+            self._teller.show(tables.summary(noise.verdicts, of_demo=True))
         self._teller.table("What happened", outcome.lines())
         if outcome.failures:
             self._teller.lines("Failed requests that the demo did not cause", outcome.examples())
@@ -271,13 +289,23 @@ def _first_words(group: BaseExceptionGroup[BaseException]) -> str:
 )
 @click.option("--seed", default=1, show_default=True, help="Seed of the schedule.")
 @click.option("--new-cell/--no-new-cell", default=True, show_default=True, help="Add a cell while the traffic runs.")
+@click.option("--noise/--no-noise", default=True, show_default=True, help="Noisy tenants first, for a few seconds.")
 @click.option("--keep", is_flag=True, help="Leave the fleet running at the end.")
 @click.option("--state", type=click.Path(path_type=Path), help="Folder of the demo's fleet.")
-def main(seconds: float, tenants: int, rate: float, seed: int, new_cell: bool, keep: bool, state: Path | None) -> None:
+def main(
+    seconds: float,
+    tenants: int,
+    rate: float,
+    seed: int,
+    new_cell: bool,
+    noise: bool,
+    keep: bool,
+    state: Path | None,
+) -> None:
     """Start a fleet, move a tenant and add a cell under live traffic, break things, and check the books."""
     default = default_folder()
     folder = state.absolute() if state else default.with_name(f"{default.name}-demo")
-    options = Options(seconds, tenants, rate, seed, keep, folder, new_cell=new_cell)
+    options = Options(seconds, tenants, rate, seed, keep, folder, new_cell=new_cell, noise=noise)
     with Teller(console()) as teller:
         try:
             with only_one(folder, "demo"):

@@ -27,7 +27,7 @@ from infra.local.cgroups import Walls
 from infra.local.errors import LocalFleetError, StartFailedError
 from infra.local.spec import default_folder
 from loadtest.alone import only_one
-from loadtest.lab import commands, reading
+from loadtest.lab import commands, reading, tables
 from loadtest.lab.local import local_system
 from loadtest.lab.peer import NAME as PEER
 from loadtest.lab.peer import peer_system
@@ -198,7 +198,7 @@ def _tell(results: Sequence[Result], out: Path, teller: Teller) -> None:
             teller.table(name, lines(result))
     if any(result.phase_of(PhaseKind.ALONE) for result in results):
         written = report.write(results, out)
-        teller.show(report.summary(written.verdicts))
+        teller.show(tables.summary(written.verdicts))
         teller.say(f"report: {written.page}")
     teller.say(f"results are in {out}")
 

@@ -6,6 +6,7 @@ from typing import Final
 
 import click
 
+from loadtest.lab import tables
 from loadtest.lab.result import Result, ResultError, results
 from loadtest.show import console
 
@@ -21,7 +22,7 @@ def report(folder: Path) -> None:
 
     written = pages.write(_read(folder), folder)
     screen = console()
-    screen.print(pages.summary(written.verdicts))
+    screen.print(tables.summary(written.verdicts))
     screen.print(f"{written.page}", soft_wrap=True, highlight=False)
     sys.exit(0 if written.passed else FAILED)
 
@@ -32,12 +33,11 @@ def report(folder: Path) -> None:
 def compare(before: Path, after: Path) -> None:
     """Compare the results below two folders, case by case; status 1 if victims fare worse in any."""
     from loadtest.lab import compare as comparing
-    from loadtest.lab import report as pages
 
     found = comparing.compare(_read(before), _read(after))
     if not found:
         raise click.UsageError("the two folders share no case with a valid run on both sides")
-    console().print(pages.changes(found))
+    console().print(tables.changes(found))
     sys.exit(FAILED if any(change.words == "worse" for change in found) else 0)
 
 

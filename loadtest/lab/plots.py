@@ -45,15 +45,10 @@ mpl.rcParams.update(
 )
 
 
-def series_of(verdict: Verdict) -> str:
-    """Which of the compared worlds a verdict is of."""
-    return "peer" if verdict.system != "cellwall" else f"walls {verdict.case.walls}"
-
-
 def ratios(verdicts: Sequence[Verdict]) -> Figure:
     """Victims' p99 with the cause, by theirs alone: a row for each case, a dot for each world, 95% intervals."""
     names = list(dict.fromkeys(verdict.name for verdict in verdicts))
-    worlds = [world for world in SERIES if any(series_of(verdict) == world for verdict in verdicts)]
+    worlds = [world for world in SERIES if any(verdict.world == world for verdict in verdicts)]
     figure = Figure(figsize=(WIDTH, 1.0 + 0.32 * len(names) * max(1.0, len(worlds) / 3)))
     axes = figure.subplots()
     step = 0.7 / max(1, len(worlds))
@@ -61,7 +56,7 @@ def ratios(verdicts: Sequence[Verdict]) -> Figure:
         mark = verdict.marks.get(Part.LATENCY)
         if mark is None or mark.figure.value == inf:
             continue
-        world = series_of(verdict)
+        world = verdict.world
         y = names.index(verdict.name) + (worlds.index(world) - (len(worlds) - 1) / 2) * step
         value, high = mark.figure.value, min(mark.figure.high, mark.figure.value * 100)
         axes.errorbar(

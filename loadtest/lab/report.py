@@ -12,17 +12,14 @@ from typing import Any, Final
 
 import msgspec
 from matplotlib.figure import Figure
-from rich.table import Table
 
-from loadtest.lab import plots
-from loadtest.lab.compare import Change
+from loadtest.lab import plots, tables
 from loadtest.lab.result import FailureCount, Result, Role
-from loadtest.lab.score import Mark, Part, Verdict, judge
+from loadtest.lab.score import Verdict, judge
 
 PAGE: Final = "report.html"
 SCORES: Final = "score.json"
 CAUSES_SHOWN: Final = 5
-COLUMNS: Final = ("p99 alone", "with, ms", "ratio", "Jain", "worst", "errors", "books", "score", "")
 
 _STYLE: Final = """
 :root { color-scheme: light dark; --line: #8884; --soft: #8881; }
@@ -69,58 +66,6 @@ def write(results: Sequence[Result], folder: Path) -> Report:
     page = folder / PAGE
     page.write_text(_page(results, verdicts, pictures), encoding="utf-8")
     return Report(page, verdicts)
-
-
-def summary(verdicts: Sequence[Verdict]) -> Table:
-    """The same table for a terminal."""
-    table = Table(
-        title="Victims: p99 alone and with the cause, fairness, the worst one's share of its requests",
-        title_justify="left",
-        pad_edge=False,
-    )
-    table.add_column("case", no_wrap=True)
-    for column in COLUMNS:
-        table.add_column(column, justify="right")
-    for verdict in verdicts:
-        style = "bold red" if verdict.judged and not verdict.passed else None if verdict.judged else "dim"
-        table.add_row(f"{verdict.name}, {plots.series_of(verdict)}", *_cells(verdict), style=style)
-    return table
-
-
-def changes(found: Sequence[Change]) -> Table:
-    """A comparison of two folders for a terminal."""
-    table = Table(title="Victims' p99 ratio, before and after", title_justify="left", pad_edge=False)
-    for column in ("case", "before", "after", "after / before", "errors", "verdict"):
-        table.add_column(column, justify="left" if column in ("case", "verdict") else "right")
-    for change in found:
-        by = f"{change.by:.2f} [{change.low:.2f}, {change.high:.2f}]"
-        errors = f"{change.errors_before:.3%} -> {change.errors_after:.3%}"
-        name = f"{change.scenario} {change.case} {change.system}"
-        table.add_row(name, f"{change.before:.2f}", f"{change.after:.2f}", by, errors, change.words)
-    return table
-
-
-def _cells(verdict: Verdict) -> list[str]:
-    if verdict.score is None:
-        return ["-"] * (len(COLUMNS) - 1) + ["invalid"]
-    marks = [_figure(verdict.marks[part]) for part in Part]
-    word = ("passed" if verdict.passed else "FAILED") if verdict.judged else "shown"
-    return [f"{verdict.alone_ms:.1f}", f"{verdict.with_ms:.1f}", *marks, f"{verdict.score:.0f}", word]
-
-
-def _figure(mark: Mark) -> str:
-    value, low, high = mark.figure.value, mark.figure.low, mark.figure.high
-    match mark.part:
-        case Part.LATENCY:
-            if value == inf:
-                return "nobody served"
-            return f"{value:.2f}" + (f" [{low:.2f}, {high:.2f}]" if mark.figure.sure else "")
-        case Part.ERRORS | Part.WORST:
-            return f"{value:.2%}" if value < 1 else "100%"
-        case Part.BOOKS:
-            return "whole" if mark.passed else "WRONG"
-        case Part.FAIRNESS:
-            return f"{value:.3f}"
 
 
 def _as_json(verdict: Verdict) -> dict[str, Any]:
@@ -207,14 +152,14 @@ def _facts(results: Sequence[Result]) -> str:
 
 
 def _table(verdicts: Sequence[Verdict]) -> str:
-    head = "".join(f"<th>{_text(column)}</th>" for column in ("case", *COLUMNS))
+    head = "".join(f"<th>{_text(column)}</th>" for column in ("case", *tables.COLUMNS))
     rows = []
     for verdict in verdicts:
-        cells = _cells(verdict)
+        cells = tables.cells(verdict)
         classes = "judged" if verdict.judged else "dim"
         colour = "" if not verdict.judged else "good" if verdict.passed else "bad"
         inner = "".join(f"<td>{_text(cell)}</td>" for cell in cells[:-1])
-        name = f"{verdict.name}, {plots.series_of(verdict)}"
+        name = f"{verdict.name}, {verdict.world}"
         rows.append(
             f"<tr class={classes}><td>{_text(name)}</td>{inner}<td class='{colour}'>{_text(cells[-1])}</td></tr>"
         )
@@ -244,7 +189,7 @@ def _case(result: Result, verdict: Verdict, pictures: Path) -> str:
     stem = f"{result.meta.scenario}_{verdict.system}_{verdict.case.slug}"
     notes = [f"<p class=bad>left out: {_text(reason)}</p>" for reason in verdict.invalid]
     notes += [f"<li>{_text(line)}</li>" for line in _causes(result)]
-    heading = f"{plots.series_of(verdict)} (run {result.meta.repeat} of {verdict.valid + len(verdict.invalid)})"
+    heading = f"{verdict.world} (run {result.meta.repeat} of {verdict.valid + len(verdict.invalid)})"
     heat = plots.heat(result)
     heat.savefig(pictures / f"{stem}_tenants.png", dpi=110)
     return "".join(

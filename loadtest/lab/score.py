@@ -121,6 +121,11 @@ class Verdict:
         return " ".join(part for part in [*parts, case.fault] if part) or self.kind
 
     @property
+    def world(self) -> str:
+        """Which of the compared worlds it is of: ``walls on``, ``walls off``, ``walls observe`` or ``peer``."""
+        return "peer" if self.system != "cellwall" else f"walls {self.case.walls}"
+
+    @property
     def judged(self) -> bool:
         """Whether it has to pass: our own system with its walls on. The others show what walls and cells are for."""
         return self.system == "cellwall" and self.case.walls == "on"
