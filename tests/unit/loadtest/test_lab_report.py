@@ -8,10 +8,11 @@ import pytest
 from click.testing import CliRunner
 from rich.console import Console
 
-from loadtest.lab import report
+from loadtest.lab import report, tables
 from loadtest.lab.commands import compare
 from loadtest.lab.commands import report as report_command
 from loadtest.lab.result import Case, FailureCount, Result, Role
+from loadtest.lab.score import Part
 from tests.unit.loadtest.results import example_result
 
 OFF = Case(walls="off", aggressor="cheap-flood", count=1, times=10.0, where="same")
@@ -81,16 +82,16 @@ def test_an_invalid_run_is_named_and_not_scored(tmp_path: Path) -> None:
     assert "send lag p99 80 ms" in page
     assert "1 could not be judged" in page
     screen = Console(width=200, record=True)
-    screen.print(report.summary(found.verdicts))
+    screen.print(tables.summary(found.verdicts))
     assert "invalid" in screen.export_text()
 
 
 def test_the_terminal_says_the_same_as_the_page(written: report.Report) -> None:
     screen = Console(width=220, record=True)
-    screen.print(report.summary(written.verdicts))
+    screen.print(tables.summary(written.verdicts))
     text, page = screen.export_text(), written.page.read_text()
     for verdict in written.verdicts:
-        ratio = f"{verdict.marks[report.Part.LATENCY].figure.value:.2f}"
+        ratio = f"{verdict.marks[Part.LATENCY].figure.value:.2f}"
         assert ratio in text
         assert ratio in page
 
