@@ -112,6 +112,15 @@ def status(state: Path | None, as_json: bool) -> None:
 
 @main.command()
 @state_option
+@click.argument("server")
+def give_up(state: Path | None, server: str) -> None:
+    """Accept that the data of SERVER, such as cell-3-shard-1, is gone: its next start makes it anew, empty."""
+    _run(_attached(state).give_up(server))
+    _err.print(f"the next start makes {server} anew, empty")
+
+
+@main.command()
+@state_option
 def env(state: Path | None) -> None:
     """Print `export` lines for cellctl."""
     for key, value in environment(_attached(state)).items():

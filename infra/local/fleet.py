@@ -20,7 +20,7 @@ from infra.local.errors import LocalFleetError, PortTakenError, StartFailedError
 from infra.local.plan import CONTROL_PLANE_ROLE, Plan, port_names
 from infra.local.ports import is_free, reserved
 from infra.local.processes import POLL_S, Identity
-from infra.local.runner import Runner, Say, release_segments, stop_marked
+from infra.local.runner import Runner, Say, recorded, release_segments, stop_marked
 from infra.local.spec import CONTROL_PLANE, CONTROL_PLANE_DB, FleetSpec, LocalCellSpec
 from infra.local.state import Folder, State
 
@@ -115,7 +115,7 @@ class Fleet:
         async with self.locked():
             self._runner = None
             try:
-                if (state := self.folder.load()) is not None:
+                if (state := recorded(self.folder)) is not None:
                     self._adopt(state)
             except LocalFleetError as e:
                 self._say(str(e))
@@ -123,17 +123,17 @@ class Fleet:
 
     def attach(self) -> None:
         """Take over the fleet of the folder, whatever of it runs; `LocalFleetError` where there is none."""
-        state = self.folder.load()
-        if state is None:
-            raise LocalFleetError(f"there is no fleet in {self.folder.path}; start one first (make up)")
-        self._adopt(state)
+        self._adopt(self._recorded())
 
     def reload(self) -> None:
         """Read what other programs have done to this fleet since; call it under `locked`."""
-        state = self.folder.load()
+        self.runner.state = self._recorded()
+
+    def _recorded(self) -> State:
+        state = recorded(self.folder)
         if state is None:
             raise LocalFleetError(f"there is no fleet in {self.folder.path}; start one first (make up)")
-        self.runner.state = state
+        return state
 
     # One process, or one cell.
 
@@ -158,6 +158,17 @@ class Fleet:
             servers, services = self._split(self.expand(name))
             await together(*map(self.runner.ensure_server, servers))
             await together(*map(self.runner.ensure_service, services))
+
+    async def give_up(self, server: str) -> None:
+        """Accept that the data of a PostgreSQL server is gone: its next start makes it anew, empty."""
+        async with self.locked():
+            self.reload()
+            if server not in self.state.filled:
+                raise LocalFleetError(f"this fleet has no data of a server {server!r}")
+            if self.plan.postgres(server).is_filled:
+                raise LocalFleetError(f"the data of {server} is there; nothing is given up")
+            self.state.filled.remove(server)
+            self.runner.save()
 
     def set_cells(self, cells: tuple[LocalCellSpec, ...]) -> None:
         """Change what the fleet consists of, before anything is started or after it was stopped; hold `locked`."""
@@ -266,7 +277,7 @@ class Fleet:
         self._runner = Runner(state, self.folder, walls, self._say)
 
     def _load_or_make(self) -> None:
-        state = self.folder.load()
+        state = recorded(self.folder)
         if state is not None:  # the cells that were added since are a part of it
             own = tuple(cell for cell in self._wanted.cells if cell.name not in state.stamps)
             added = tuple(cell for cell in state.spec.cells if cell.name in state.stamps)
@@ -400,7 +411,10 @@ class Fleet:
                     if answer.status_code == httpx.codes.OK:
                         missing -= {cell["name"] for cell in answer.json()["cells"] if cell["healthy"]}
                 if missing and time.monotonic() > until:
-                    raise StartFailedError(f"{', '.join(sorted(missing))} did not register with the control plane")
+                    raise StartFailedError(
+                        f"{', '.join(sorted(missing))} did not register with the control plane; where that does not "
+                        "run, `make up` starts it"
+                    )
                 if missing:
                     await asyncio.sleep(POLL_S)
 

@@ -67,6 +67,10 @@ class Plan:
         """Where its output goes."""
         return self.folder.logs / f"{name}.log"
 
+    def blobs(self, cell: str) -> Path:
+        """The folder of what a cell stores as files."""
+        return self.folder.data / f"{cell}-blobs"
+
     def mark(self, name: str) -> str:
         """The value of `MARK` for that process. All of the folder share the part up to the colon; the semicolon
         keeps one name from being the beginning of another.
@@ -175,7 +179,7 @@ class Plan:
             "APP_PASSWORD": app_password,
             "TRANSFER_PASSWORD": state.password(f"{cell.name}.transfer"),
             "REDIS_URL": self.redis_url(cell),
-            "BLOBS": (self.folder.data / f"{cell.name}-blobs").as_uri(),
+            "BLOBS": self.blobs(cell.name).as_uri(),
             "ENVELOPE_KEY": state.envelope_key(cell.name),
             "TRANSFER_TOKEN": state.transfer_token(cell.name),
             "AGENT_TOKEN": state.agent_token(cell.name),

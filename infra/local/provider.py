@@ -4,9 +4,11 @@ A dynamic provider is pickled by reference, so this module must be installed whe
 changed in the fleet is in `infra.local.stamp`, in a process of its own (`infra.local.work`).
 """
 
+import secrets
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Final
 
@@ -21,18 +23,21 @@ from pulumi.dynamic import (
     ResourceProvider,
     UpdateResult,
 )
+from pulumi.runtime.rpc import UNKNOWN
 
 from infra.local.errors import LocalFleetError
 from infra.local.fleet import Fleet
+from infra.local.runner import recorded
 from infra.local.spec import FleetSpec, LocalCellSpec
 from infra.local.stamp import Stamps
 from infra.local.work import Job
 from infra.spec import CellSpec, SpecError
 
 COMPONENT: Final = "cellwall:local:Cell"
-_REPLACES: Final = ("fleet", "owner")
+_REPLACES: Final = ("fleet", "owner", "claim")
+_CLAIMED: Final = ("cell", "fleet", "owner")
 _WHOLE: Final = ""  # a failure of no property: with one, Pulumi shows the value of that property first
-_OUTPUTS: Final = ("address", "internal_address", "processes", "stopped")
+_OUTPUTS: Final = ("address", "internal_address", "processes", "stopped", "unfinished", "incarnation")
 
 
 class CellError(Exception):
@@ -59,50 +64,84 @@ def plainly() -> Iterator[None]:
         raise
 
 
-class CellProvider(ResourceProvider):
-    """``fleet`` is the folder of a fleet that is up, ``owner`` the stack, ``spec`` a `CellSpec` as a mapping."""
+class ClaimProvider(ResourceProvider):
+    """What tells this stack from one of the same name in another backend. It is in the state before the cell is begun,
+    so that a cell whose first `up` failed is known as this stack's.
+    """
 
-    def check(self, _olds: dict[str, Any], news: dict[str, Any]) -> CheckResult:
+    def diff(self, _id: str, olds: dict[str, Any], news: dict[str, Any]) -> DiffResult:
+        """Of another cell, fleet or owner it is another claim."""
+        replaces = [name for name in _CLAIMED if olds[name] != news[name]]
+        return DiffResult(bool(replaces), replaces)
+
+    def create(self, props: dict[str, Any]) -> CreateResult:
+        """Changes nothing in the fleet."""
+        claim = secrets.token_hex(8)
+        return CreateResult(claim, {name: props[name] for name in _CLAIMED} | {"claim": claim})
+
+    def delete(self, id_: str, props: dict[str, Any]) -> None:
+        """Remove what was begun under the claim: all of it is gone already, but after a first `up` that failed."""
+        with plainly():
+            remove(props["cell"], fleet=props["fleet"], owner=props["owner"], claim=id_)
+
+
+class CellProvider(ResourceProvider):
+    """``fleet`` is the folder of a fleet that is up, ``owner`` the stack and ``claim`` its own, ``spec`` a `CellSpec`
+    as a mapping.
+    """
+
+    def check(self, olds: dict[str, Any], news: dict[str, Any]) -> CheckResult:
         """Refuse before anything is created."""
         try:
             spec = CellSpec.parse(news["spec"])
-            Stamps(_attached(news["fleet"]), news["owner"]).known(LocalCellSpec.of(spec))
+            claim = olds.get("claim", "") if news["claim"] == UNKNOWN else news["claim"]
+            Stamps(_attached(news["fleet"]), news["owner"], claim).known(LocalCellSpec.of(spec))
         except (SpecError, LocalFleetError) as e:
             return CheckResult(news, [CheckFailure(_WHOLE, str(e))])
         return CheckResult({**news, "spec": spec.mapping()}, [])
 
     def diff(self, _id: str, olds: dict[str, Any], news: dict[str, Any]) -> DiffResult:
-        """A changed spec, or a process that the last refresh found dead, is an update; another cell is another cell."""
+        """A changed spec is an update, and so is what the last refresh found dead or a failed update left unfinished;
+        another cell is another cell. The old one goes first: a new one beside it would have its name.
+        """
+        olds = {"claim": news["claim"], **olds}  # an earlier version's has none, and is updated to have one
         replaces = [name for name in _REPLACES if olds[name] != news[name]]
         before, after = CellSpec.parse(olds["spec"]), CellSpec.parse(news["spec"])
         if before.name != after.name:
             replaces.append("spec")
-        return DiffResult(bool(replaces or before != after or olds.get("stopped")), replaces)
+        odd = olds.get("stopped") or olds.get("unfinished") or not olds.get("incarnation") or _differs(news)
+        return DiffResult(bool(replaces or before != after or odd), replaces, delete_before_replace=True)
 
     def create(self, props: dict[str, Any]) -> CreateResult:
         """Add the cell; the same call goes on after a failure in the middle."""
         with plainly():
-            return CreateResult(_spec(props).name, _ensured(props))
+            return CreateResult(_spec(props).name, _ensured(props, _born()))
 
-    def update(self, _id: str, _olds: dict[str, Any], news: dict[str, Any]) -> UpdateResult:
+    def update(self, _id: str, olds: dict[str, Any], news: dict[str, Any]) -> UpdateResult:
         """Change or repair it in place."""
         with plainly():
-            return UpdateResult(_ensured(news))
+            return UpdateResult(_ensured(news, olds.get("incarnation") or _born()))
 
     def read(self, id_: str, props: dict[str, Any]) -> ReadResult:
-        """What runs of it now; the resource is gone where the fleet has no such cell."""
+        """What the fleet has of it now; the resource is gone where the fleet has no such cell of this stack."""
         with plainly():
             fleet = _attached(props["fleet"])
-        seen = Stamps(fleet, props["owner"]).observe(id_)
+        seen = Stamps(fleet, props["owner"], props.get("claim", "")).observe(id_)
         if seen is None:
             return ReadResult("", {})
-        cell = fleet.plan.cell(id_)
-        return ReadResult(id_, {**_inputs(props), **_outputs(fleet, cell), "stopped": list(seen.stopped)})
+        told = _inputs(props)
+        if LocalCellSpec.of(replace(_spec(props), schema=None)) != seen.cell:  # it may be that of an older checkout
+            told["spec"] = seen.cell.described().mapping()
+        found = {"stopped": list(seen.stopped), "unfinished": seen.unfinished}
+        return ReadResult(id_, {**told, **_outputs(fleet, seen.cell), **found, **_incarnation(props)})
 
     def delete(self, id_: str, props: dict[str, Any]) -> None:
-        """Drain and remove it; refused while tenants live in it. Nothing where the whole fleet is gone."""
+        """Drain and remove it; refused while tenants live in it. Nothing where the whole fleet is gone, or where a cell
+        of another incarnation has its place.
+        """
         with plainly():
-            remove(id_, fleet=props["fleet"], owner=props["owner"])
+            mine = {name: props.get(name, "") for name in ("claim", "incarnation")}
+            remove(id_, fleet=props["fleet"], owner=props["owner"], **mine)
 
 
 class _CellResource(Resource, module="local", name="Cell"):
@@ -110,9 +149,18 @@ class _CellResource(Resource, module="local", name="Cell"):
     internal_address: pulumi.Output[str]
     processes: pulumi.Output[list[str]]
     stopped: pulumi.Output[list[str]]
+    unfinished: pulumi.Output[bool]
+    incarnation: pulumi.Output[str]
 
     def __init__(self, name: str, props: dict[str, Any], opts: pulumi.ResourceOptions) -> None:
         super().__init__(CellProvider(), name, {**props, **dict.fromkeys(_OUTPUTS)}, opts)
+
+
+class _ClaimResource(Resource, module="local", name="Claim"):
+    claim: pulumi.Output[str]
+
+    def __init__(self, name: str, props: dict[str, Any], opts: pulumi.ResourceOptions) -> None:
+        super().__init__(ClaimProvider(), name, {**props, "claim": None}, opts)
 
 
 class LocalCell(pulumi.ComponentResource):
@@ -120,33 +168,54 @@ class LocalCell(pulumi.ComponentResource):
 
     def __init__(self, spec: CellSpec, *, fleet: Path, owner: str, opts: pulumi.ResourceOptions | None = None) -> None:
         super().__init__(COMPONENT, spec.name, None, opts)
-        props = {"spec": spec.mapping(), "fleet": str(fleet), "owner": owner}
-        cell = _CellResource(spec.name, props, pulumi.ResourceOptions(parent=self))
+        place = {"fleet": str(fleet), "owner": owner}
+        within = pulumi.ResourceOptions(parent=self, delete_before_replace=True)
+        claim = _ClaimResource(spec.name, {**place, "cell": spec.name}, pulumi.ResourceOptions(parent=self))
+        cell = _CellResource(spec.name, {**place, "spec": spec.mapping(), "claim": claim.claim}, within)
         self.address = cell.address
         self.internal_address = cell.internal_address
         self.register_outputs({"address": self.address, "internal_address": self.internal_address})
 
 
-def remove(cell: str, *, fleet: str, owner: str) -> None:
+def remove(cell: str, *, fleet: str, owner: str, claim: str = "", incarnation: str | None = None) -> None:
     """Drain and remove the owner's cell, whatever of it there is; nothing where the whole fleet is gone, or where the
     cell of that name is somebody else's.
     """
-    if Fleet(FleetSpec(), Path(fleet), _quiet).folder.file.exists():
-        Job("remove", fleet, owner, LocalCellSpec(cell)).run()
+    if recorded(Fleet(FleetSpec(), Path(fleet), _quiet).folder) is not None:
+        Job("remove", fleet, owner, LocalCellSpec(cell), claim, incarnation).run()
 
 
 def _spec(props: dict[str, Any]) -> CellSpec:
     return CellSpec.parse(props["spec"])
 
 
-def _ensured(props: dict[str, Any]) -> dict[str, Any]:
+def _ensured(props: dict[str, Any], incarnation: str) -> dict[str, Any]:
     cell = LocalCellSpec.of(_spec(props))
-    Job("ensure", props["fleet"], props["owner"], cell).run()
-    return {**_inputs(props), **_outputs(_attached(props["fleet"]), cell), "stopped": []}
+    Job("ensure", props["fleet"], props["owner"], cell, props["claim"], incarnation).run()
+    now = {"stopped": [], "unfinished": False, "incarnation": incarnation}
+    return {**_inputs(props), **_outputs(_attached(props["fleet"]), cell), **now}
+
+
+def _born() -> str:
+    return secrets.token_hex(8)
+
+
+def _differs(props: dict[str, Any]) -> bool:
+    """Whether the fleet has this stack's cell otherwise than described, as a failed update leaves it."""
+    try:
+        seen = Stamps(_attached(props["fleet"]), props["owner"], props["claim"]).observe(_spec(props).name)
+        return seen is not None and (seen.unfinished or seen.cell != LocalCellSpec.of(_spec(props)))
+    except (LocalFleetError, SpecError):  # what is wrong there is said by `check`
+        return False
 
 
 def _inputs(props: dict[str, Any]) -> dict[str, Any]:
-    return {"spec": _spec(props).mapping(), "fleet": props["fleet"], "owner": props["owner"]}
+    claim = {"claim": props["claim"]} if "claim" in props else {}
+    return {"spec": _spec(props).mapping(), "fleet": props["fleet"], "owner": props["owner"], **claim}
+
+
+def _incarnation(props: dict[str, Any]) -> dict[str, Any]:
+    return {"incarnation": props["incarnation"]} if "incarnation" in props else {}
 
 
 def _outputs(fleet: Fleet, cell: LocalCellSpec) -> dict[str, Any]:

@@ -11,11 +11,11 @@ import httpx
 
 from infra.local.cgroups import Walls
 from infra.local.concurrency import finished, together
-from infra.local.errors import StartFailedError
+from infra.local.errors import LocalFleetError, StartFailedError
 from infra.local.plan import MARK, Plan
 from infra.local.processes import Command, Identity, Process, marked
-from infra.local.servers import PostgresServer, last_line, release_shared_memory, wait_ready
-from infra.local.state import Folder, State
+from infra.local.servers import PostgresServer, RedisServer, last_line, release_shared_memory, wait_ready
+from infra.local.state import WAY_OUT, Folder, State
 
 Say = Callable[[str], None]
 
@@ -25,6 +25,12 @@ SERVICE_GRACE_S: Final = 10.0
 SERVER_GRACE_S: Final = 10.0
 CRASH_TRIES: Final = 10
 CRASH_WAIT_S: Final = 0.2
+_NAMED: Final = 3  # folders in a message
+_LOST: Final = (
+    "the data of {name} is gone: {data} is deleted or empty. Put it back; or give the data up for good, by "
+    "`python -m infra.local give-up {name} --state {folder}`: then the next start makes it anew, empty, and its "
+    "cell can be removed (`cellctl tenants delete` for each tenant that lived there, `pulumi destroy`)"
+)
 # What PostgreSQL says while backends of a killed postmaster live, and while the postmaster itself still has its pid.
 _STILL_DYING: Final = ("shared memory block", "Is another postmaster")
 
@@ -69,12 +75,15 @@ class Runner:
 
     async def ensure_server(self, name: str) -> bool:
         """Start a database server unless it runs or is given. True where it was started."""
-        if name in self.state.spec.given or self.is_alive(name):
+        if name in self.state.spec.given:
             return False
         server = self.plan.server(name)
+        if self.is_alive(name):
+            self._has_data(name, server)
+            return False
         self.save()  # its password, before a data folder is made with it
         await self._stop_remains(name)
-        await finished(asyncio.to_thread(server.prepare))
+        await self._prepare(name, server)
         for attempt in range(1, CRASH_TRIES + 1):
             try:
                 await self._started(name, self.plan.server_command(name), server.answers, self.state.ports[name])
@@ -85,6 +94,18 @@ class Runner:
             else:
                 return True
         return True
+
+    async def _prepare(self, name: str, server: PostgresServer | RedisServer) -> None:
+        """Make the data folder, once: a folder that had data is never made anew, empty, as if nothing were lost."""
+        if isinstance(server, PostgresServer) and name in self.state.filled and not server.is_filled:
+            raise LocalFleetError(_LOST.format(name=name, data=server.spec.data, folder=self.folder.path))
+        await finished(asyncio.to_thread(server.prepare))
+        self._has_data(name, server)
+
+    def _has_data(self, name: str, server: PostgresServer | RedisServer) -> None:
+        if isinstance(server, PostgresServer) and name not in self.state.filled:
+            self.state.filled.add(name)
+            self.save()
 
     async def ensure_service(self, name: str) -> bool:
         """Start a process of ours unless it runs and is ready. True where it was started."""
@@ -112,6 +133,7 @@ class Runner:
 
     async def once(self, name: str, command: Command) -> None:
         """Run a command to its end; `StartFailedError` with its last line where it fails."""
+        await self._stop_remains(name)  # of a caller that was killed
         process = self._spawn(name, command)
         try:
             if not await process.wait_ended(ONE_SHOT_S):
@@ -171,6 +193,27 @@ class Runner:
     async def _stop_remains(self, name: str) -> None:
         """Children that outlived their parent and still hold its port."""
         await together(*(Process(found).stop(grace_s=0.5) for found in marked(MARK, self.plan.mark(name))))
+
+
+def recorded(folder: Folder) -> State | None:
+    """The state of the folder's fleet; None where there is no fleet.
+
+    `LocalFleetError` where the file is damaged, or gone while there is something of a fleet: its processes run, or
+    its data is there, which may be all that its tenants have.
+    """
+    state = folder.load()
+    if state is None and (remains := _remains(folder)):
+        raise LocalFleetError(f"{remains}, but {folder.file} is missing; {WAY_OUT}")
+    return state
+
+
+def _remains(folder: Folder) -> str:
+    """What of a fleet is there, in words; empty where there is nothing."""
+    found = sorted(path.name for path in folder.data.glob("*"))
+    several = f"{', '.join(found[:_NAMED])}{', ...' if len(found) > _NAMED else ''}"
+    data = f"data is in {folder.data} ({several})" if found else ""
+    running = "processes of this fleet run" if any(marked(MARK, f"{folder.path}:")) else ""
+    return " and ".join(filter(None, (running, data)))
 
 
 async def stop_marked(folder: Folder) -> int:

@@ -26,6 +26,7 @@ from infra.local.processes import POLL_S, Command, Process
 READY_S: Final = 60.0  # generous: on a busy machine Python takes many seconds to start
 STOP_GRACE_S: Final = 10.0
 SUPERUSER: Final = "postgres"
+_OURS: Final = "# cellwall"  # in postgresql.conf, once initdb has ended
 _NO_ANSWER: Final = (
     OSError,
     asyncpg.CannotConnectNowError,
@@ -110,8 +111,10 @@ class PostgresServer:
         return self._running.pid
 
     def prepare(self) -> None:
-        """Create the data folder where there is none."""
-        if (self.spec.data / "PG_VERSION").exists():
+        """Create the data folder where there is none, or what an interrupted initdb left."""
+        password = self._password_file
+        if self.is_filled:
+            password.unlink(missing_ok=True)
             return
         run_as = self.programs.run_as
         self.spec.data.parent.mkdir(parents=True, exist_ok=True)
@@ -119,18 +122,31 @@ class PostgresServer:
             raise LocalFleetError(
                 f"the account {run_as.name} cannot reach {self.spec.data.parent}; choose another folder"
             )
-        shutil.rmtree(self.spec.data, ignore_errors=True)  # what an interrupted initdb left
-        self.spec.data.mkdir(mode=0o700)
-        password = self.spec.data.parent / f".{self.spec.data.name}.password"
         try:
             password.touch(mode=0o600)
             password.write_text(self.spec.password)
+            shutil.rmtree(self.spec.data, ignore_errors=True)  # what an interrupted initdb left
+            self.spec.data.mkdir(mode=0o700)
             if run_as is not None:
                 os.chown(self.spec.data, run_as.uid, run_as.gid)
                 os.chown(password, run_as.uid, run_as.gid)
             self._initdb(password)
         finally:
             password.unlink(missing_ok=True)
+
+    @property
+    def is_filled(self) -> bool:
+        """Whether the data folder was made to its end, or was ever served: an initdb that was killed left less."""
+        data = self.spec.data
+        if not (data / "PG_VERSION").exists():
+            return False
+        served, conf = data / "postmaster.opts", data / "postgresql.conf"
+        return served.exists() or (conf.exists() and _OURS in conf.read_text())
+
+    @property
+    def _password_file(self) -> Path:
+        """There while initdb runs."""
+        return self.spec.data.parent / f".{self.spec.data.name}.password"
 
     def command(self) -> Command:
         """The postmaster."""
@@ -158,6 +174,7 @@ class PostgresServer:
         """Delete the data folder of a stopped server."""
         release_shared_memory(self.spec.data)
         shutil.rmtree(self.spec.data, ignore_errors=True)
+        self._password_file.unlink(missing_ok=True)
 
     async def create_database(self, name: str) -> str:
         """A new empty database; returns the superuser's DSN of it."""
@@ -182,7 +199,7 @@ class PostgresServer:
             reason = (done.stderr.strip() or done.stdout.strip()).splitlines()
             raise StartFailedError(f"initdb for {self.name} failed: {reason[-1] if reason else done.returncode}")
         with (self.spec.data / "postgresql.conf").open("a") as conf:
-            conf.write("\n# cellwall\n")
+            conf.write(f"\n{_OURS}\n")
             for key, value in {**POSTGRES_SETTINGS, **self.spec.settings}.items():
                 conf.write(f"{key} = {value}\n")
 

@@ -4,12 +4,12 @@ import hashlib
 import os
 import tempfile
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Final, Literal
 
 from contracts import ids
-from infra.spec import CellSpec, SpecError
+from infra.spec import SIZES, CellSpec, SizeName, SpecError
 
 FLEET_DIR: Final = "CELLWALL_FLEET_DIR"
 CHECKOUT: Final = Path(__file__).resolve().parents[2]
@@ -61,6 +61,17 @@ class LocalCellSpec:
             cpus=spec.sized.local_cpus,
             version=spec.version,
             connections=spec.pool_size,
+        )
+
+    def described(self) -> CellSpec:
+        """A spec that means this cell: the inverse of `of`."""
+        sizes: list[SizeName] = [name for name, size in SIZES.items() if size.local_cpus == self.cpus]
+        told = CellSpec(self.name, region=self.region, tier=self.tier, size=(*sizes, "S")[0], shards=self.shards)
+        return replace(
+            told,
+            version=self.version or told.version,
+            capacity=None if self.capacity == told.tenants_max else self.capacity,
+            connections=None if self.connections in (None, told.pool_size) else self.connections,
         )
 
     @property

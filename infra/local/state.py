@@ -19,6 +19,7 @@ from infra.local.processes import Identity
 from infra.local.spec import FleetSpec
 
 VERSION: Final = 1
+WAY_OUT: Final = "put it back, move the whole folder away, or remove everything that is left of the fleet (make down)"
 _LOCK_POLL_S: Final = 0.05
 
 
@@ -27,6 +28,8 @@ class Stamp(msgspec.Struct, frozen=True):
 
     owner: str
     complete: bool = False
+    claim: str = ""  # which of those that bear the owner's name; empty in the stamps of earlier versions
+    incarnation: str = ""  # of the cell: what was made under another one was another cell
 
 
 class State(msgspec.Struct):
@@ -42,6 +45,7 @@ class State(msgspec.Struct):
     operator_key: str = ""
     router_keys: dict[str, str] = {}
     stamps: dict[str, Stamp] = {}  # the cells that the fleet did not begin with
+    filled: set[str] = set()  # the PostgreSQL servers whose data folder was made: it is never made twice
     complete: bool = False  # an `up` has ended well once: from then on nothing is removed when a repair fails
     version: int = VERSION
 
@@ -117,8 +121,7 @@ class Folder:
         self.logs.mkdir(mode=0o700, exist_ok=True)
 
     def clear(self) -> None:
-        """Remove the data and logs of a start that failed."""
-        shutil.rmtree(self.data, ignore_errors=True)
+        """Remove the logs of a start that failed."""
         shutil.rmtree(self.logs, ignore_errors=True)
         self.make()
 
@@ -128,10 +131,12 @@ class Folder:
             raw = self.file.read_bytes()
         except FileNotFoundError:
             return None
+        except OSError as e:
+            raise LocalFleetError(f"{self.file} cannot be read ({e.strerror}); {WAY_OUT}") from e
         try:
             state = msgspec.json.decode(raw, type=State)
         except msgspec.DecodeError as e:
-            raise LocalFleetError(f"{self.file} cannot be read ({e})") from e
+            raise LocalFleetError(f"{self.file} cannot be read ({e}); {WAY_OUT}") from e
         if state.version != VERSION:
             raise LocalFleetError(f"{self.file} has version {state.version}, this program writes {VERSION}; run `down`")
         return state
@@ -151,7 +156,8 @@ class Folder:
         """
         shutil.rmtree(self.data, ignore_errors=True)
         for path in (*self.path.glob("*.out"), self.file.with_suffix(".new"), self.file):
-            path.unlink(missing_ok=True)
+            if not path.is_dir():  # else it is nothing that a fleet made
+                path.unlink(missing_ok=True)
         if keep_logs and any(self.logs.glob("*.log")):
             return
         shutil.rmtree(self.logs, ignore_errors=True)

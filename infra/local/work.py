@@ -3,9 +3,9 @@
 Pulumi's dynamic providers run beside gRPC threads, which no process that starts others may have: a child that is forked
 there can die before it runs.
 
-The work is cancelled by SIGINT, for which it joins the process group that a terminal's Ctrl-C reaches, and, where the
-job is a line with its end, by the end of stdin: then nobody waits for it any more. What runs by then stays; the
-next `pulumi up` goes on.
+The work is cancelled by SIGTERM, SIGHUP and SIGINT, for which last it joins the process group that a terminal's Ctrl-C
+reaches, and, where the job is a line with its end, by the end of stdin: then nobody waits for it any more. What runs by
+then stays; the next `pulumi up` goes on.
 """
 
 import asyncio
@@ -31,12 +31,17 @@ _INTERRUPTED = "interrupted; the next `up` goes on"
 
 
 class Job(msgspec.Struct, frozen=True):
-    """What to do to the fleet in the folder ``fleet``, in the name of ``owner``."""
+    """What to do to the fleet in the folder ``fleet``, in the name of ``owner`` and its ``claim``.
+
+    ``incarnation`` is the one that the cell has from now on (ensure), or the only one that is removed; None: any.
+    """
 
     action: Literal["ensure", "remove"]
     fleet: str
     owner: str
     cell: LocalCellSpec
+    claim: str = ""
+    incarnation: str | None = None
 
     def run(self) -> None:
         """Do it in another process and wait for it; `LocalFleetError` with its one line where it fails."""
@@ -54,6 +59,9 @@ class Job(msgspec.Struct, frozen=True):
             status = process.wait()
         if status == INTERRUPTED:
             raise LocalFleetError(_INTERRUPTED)
+        if status < 0:
+            name = signal.Signals(-status).name
+            raise LocalFleetError(f"the work on {self.cell.name} was ended by {name}; repeat the command to go on")
         if status != 0:
             raise LocalFleetError(lines[-1] if lines else f"the work on {self.cell.name} ended with {status}")
 
@@ -73,7 +81,7 @@ def _group_of_caller() -> int:
 
 
 async def _cancellable(job: Job, *, awaited: bool) -> None:
-    """`_do`, until SIGINT, or until nobody waits for it any more."""
+    """`_do`, until a signal, or until nobody waits for it any more."""
     task, loop = asyncio.ensure_future(_do(job)), asyncio.get_running_loop()
 
     def once() -> None:
@@ -86,7 +94,8 @@ async def _cancellable(job: Job, *, awaited: bool) -> None:
         with contextlib.suppress(RuntimeError):  # the loop is closed: the work has ended
             loop.call_soon_threadsafe(once)
 
-    loop.add_signal_handler(signal.SIGINT, once)
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+        loop.add_signal_handler(number, once)
     if awaited:
         threading.Thread(target=follow, daemon=True).start()
     await task
@@ -95,11 +104,11 @@ async def _cancellable(job: Job, *, awaited: bool) -> None:
 async def _do(job: Job) -> None:
     fleet = Fleet(FleetSpec(), Path(job.fleet), lambda _words: None)
     fleet.attach()
-    stamps = Stamps(fleet, job.owner)
+    stamps = Stamps(fleet, job.owner, job.claim)
     if job.action == "ensure":
-        await stamps.ensure(job.cell)
+        await stamps.ensure(job.cell, incarnation=job.incarnation)
     else:
-        await stamps.remove(job.cell.name)
+        await stamps.remove(job.cell.name, incarnation=job.incarnation)
 
 
 def main() -> int:
@@ -110,6 +119,9 @@ def main() -> int:
         asyncio.run(_cancellable(job, awaited=line.endswith(b"\n")))
     except asyncio.CancelledError:
         return INTERRUPTED
+    except msgspec.DecodeError as e:
+        sys.stderr.write(f"the first line of stdin is no job ({e}); run `pulumi up`, which sends one\n")
+        return REFUSED
     except (LocalFleetError, OSError) as e:
         sys.stderr.write(f"{e}\n")
         return REFUSED

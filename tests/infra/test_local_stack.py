@@ -21,7 +21,7 @@ from tests.system.writers import writing
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 
-NOTHING_CHANGED = "3 unchanged"
+NOTHING_CHANGED = "4 unchanged"
 SMALL = FleetSpec(cells=(LocalCellSpec("cell-1", shards=1),), workers=1)
 
 

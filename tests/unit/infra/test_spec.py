@@ -19,6 +19,7 @@ from infra.spec import CONNECTIONS_MAX, SIZES, CellSpec, SpecError
         ({"name": "cell-1", "shards": "two"}, "shards", "whole number"),
         ({"name": "cell-1", "shards": 1.5}, "shards", "whole number"),
         ({"name": "cell-1", "shards": float("inf")}, "shards", "whole number"),
+        ({"name": "cell-1", "shards": 10**400}, "shards", "whole number"),
         ({"name": "cell-1", "version": "a b"}, "version", "1.4.2"),
         ({"name": "cell-1", "version": 1}, "version", "quotes"),
         ({"name": "cell-1", "schema": 2}, "schema", "config set --type string --path cellwall:cell.schema VALUE"),
@@ -61,6 +62,13 @@ def test_limits_follow_the_size_unless_they_are_given(size: str) -> None:
 @pytest.mark.parametrize("connections", [1, CONNECTIONS_MAX])
 def test_the_bounds_of_connections_belong_to_them(connections: int) -> None:
     assert CellSpec.parse({"name": "cell-1", "connections": connections}).pool_size == connections
+
+
+@pytest.mark.parametrize("size", list(SIZES))
+@pytest.mark.parametrize("limits", [{}, {"capacity": 3, "connections": 4, "version": "1.2.0", "tier": "canary"}])
+def test_what_a_fleet_has_of_a_cell_is_told_as_another_spec(size: str, limits: dict[str, object]) -> None:
+    spec = CellSpec.parse({"name": "cell-1", "size": size, "shards": 1, **limits})
+    assert LocalCellSpec.of(spec).described() == spec
 
 
 def test_a_local_cell_takes_the_schema_of_its_checkout_and_no_other() -> None:
