@@ -1,8 +1,10 @@
 #!/usr/bin/env python3
 """The policy pack: ``pulumi preview --policy-pack infra/policy/pack.py``.
 
-Who may make endpoints comes from the environment, because the walls must not believe what the stack itself says:
-``CELLWALL_POLICY_ROUTER`` and ``CELLWALL_POLICY_CELLS`` are the two ARNs.
+Whom the walls let through comes from the environment, because they must not believe what the stack itself says:
+``CELLWALL_POLICY_ROUTER`` and ``CELLWALL_POLICY_CELLS`` are the ARNs that may make endpoints,
+``CELLWALL_POLICY_ACCOUNT`` is the account of the fleet. Which part and cell a stack is
+stands in the URNs that the engine gives its resources.
 """
 
 import os
@@ -10,10 +12,18 @@ import sys
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from pulumi_policy import EnforcementLevel, PolicyPack, Secret, StackValidationArgs, StackValidationPolicy
+from pulumi_policy import (
+    EnforcementLevel,
+    PolicyPack,
+    PolicyResource,
+    Secret,
+    StackValidationArgs,
+    StackValidationPolicy,
+)
 from pulumi_policy.proxy import UnknownValueError
 
-from infra.policy.rules import RULES, UNKNOWN, Principals, Resource, Rule
+from infra.policy.model import UNKNOWN, Key, Resource, Rule, Stack, Trusted
+from infra.policy.rules import RULES
 
 Report = Callable[[str, str | None], None]
 
@@ -36,22 +46,29 @@ def _entry(container: Any, key: Any) -> Any:
         return UNKNOWN
 
 
-def resources(args: StackValidationArgs) -> list[Resource]:
-    """The stack's resources of AWS."""
-    return [
-        Resource(each.resource_type.removeprefix("aws:"), each.name, known(each.props), bool(each.opts.protect))
-        for each in args.resources
-        if each.resource_type.startswith("aws:")
-    ]
+def stack(args: StackValidationArgs, trusted: Trusted) -> Stack:
+    """The stack with all its resources, whichever provider makes them."""
+    if not args.resources:
+        return Stack("", "", (), trusted)
+    name, project, *_ = args.resources[0].urn.removeprefix("urn:pulumi:").split("::")
+    return Stack(project, name, [resource(each) for each in args.resources], trusted)
 
 
-def policy(rule: Rule, principals: Principals) -> StackValidationPolicy:
+def resource(each: PolicyResource) -> Resource:
+    """One resource as the rules see it."""
+    references = {
+        name: frozenset(_key(other) for other in others) for name, others in each.property_dependencies.items()
+    }
+    return Resource(*_key(each), known(each.props), bool(each.opts.protect), references)
+
+
+def policy(rule: Rule, trusted: Trusted) -> StackValidationPolicy:
     """A rule as Pulumi takes it: one report for each resource at fault."""
 
     def validate(args: StackValidationArgs, report: Report) -> None:
-        urns = {(each.resource_type.removeprefix("aws:"), each.name): each.urn for each in args.resources}
-        for resource, fault in rule.check(resources(args), principals):
-            report(f"{resource.name} ({resource.type}) {fault}", urns.get((resource.type, resource.name)))
+        urns = {_key(each): each.urn for each in args.resources}
+        for at, fault in rule.check(stack(args, trusted)):
+            report(f"{at.name} ({at.type}) {fault}", urns.get((at.type, at.name)))
 
     return StackValidationPolicy(rule.name, rule.says, validate, EnforcementLevel.MANDATORY)
 
@@ -59,10 +76,14 @@ def policy(rule: Rule, principals: Principals) -> StackValidationPolicy:
 def main() -> None:
     """Hand the rules to the engine that started this program."""
     try:
-        principals = Principals(os.environ["CELLWALL_POLICY_ROUTER"], os.environ["CELLWALL_POLICY_CELLS"])
+        trusted = Trusted(*(os.environ[f"CELLWALL_POLICY_{name}"] for name in ("ROUTER", "CELLS", "ACCOUNT")))
     except KeyError as e:
-        sys.exit(f"the policy pack needs {e.args[0]}: the ARN that may make endpoints")
-    PolicyPack("cellwall", [policy(rule, principals) for rule in RULES], EnforcementLevel.MANDATORY)
+        sys.exit(f"the policy pack needs {e.args[0]}, which says whom the walls let through; see docs/aws.md")
+    PolicyPack("cellwall", [policy(rule, trusted) for rule in RULES], EnforcementLevel.MANDATORY)
+
+
+def _key(each: PolicyResource) -> Key:
+    return each.resource_type.removeprefix("aws:"), each.name
 
 
 if __name__ == "__main__":

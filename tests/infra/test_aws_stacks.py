@@ -22,6 +22,7 @@ pytestmark = pytest.mark.timeout(900)
 PRINCIPALS = {
     "CELLWALL_POLICY_ROUTER": FLEET.router_principal,
     "CELLWALL_POLICY_CELLS": FLEET.cell_principal,
+    "CELLWALL_POLICY_ACCOUNT": FLEET.account,
 }
 PACK = str(CHECKOUT / "infra" / "policy" / "pack.py")
 

@@ -12,6 +12,15 @@ from pulumi_aws import kms
 from infra.aws.fleet import Tags
 
 TAGS = Tags("test", "cell", "cell-1")
+ACCOUNT = {
+    "Effect": "Allow",
+    "Action": "kms:*",
+    "Principal": {"AWS": "arn:aws:iam::123456789012:root"},
+    "Resource": "*",
+}
+POLICY = json.dumps({"Statement": [ACCOUNT]})
+KEPT = pulumi.ResourceOptions(protect=True)
+KEY = kms.Key("own", policy=POLICY, tags=TAGS.named("own"), opts=KEPT)
 
 
 def none() -> None:
@@ -24,10 +33,17 @@ def one_cell_per_stack() -> None:
     ec2.Vpc("bad", cidr_block="10.64.0.0/16", tags=Tags("test", "cell", "cell-2").named("bad"))
 
 
-def no_bridges() -> None:
+def known_types() -> None:
     from pulumi_aws import ec2
 
     ec2.VpcPeeringConnection("bad", vpc_id="vpc-1", peer_vpc_id="vpc-2", tags=TAGS.named("bad"))
+
+
+def no_bridges() -> None:
+    from pulumi_aws import ec2
+
+    route = ec2.RouteTableRouteArgs(cidr_block="10.64.0.0/16", transit_gateway_id="tgw-1")
+    ec2.RouteTable("bad", vpc_id="vpc-1", routes=[route], tags=TAGS.named("bad"))
 
 
 def guarded_endpoints() -> None:
@@ -45,7 +61,9 @@ def guarded_endpoints() -> None:
 def encrypted() -> None:
     from pulumi_aws import cloudwatch
 
-    cloudwatch.LogGroup("bad", tags=TAGS.named("bad"))
+    # Made from a key of the future that is no key of this stack's: the engine knows what a value is made from.
+    other = cloudwatch.LogGroup("own", kms_key_id=KEY.arn, tags=TAGS.named("own"))
+    cloudwatch.LogGroup("bad", kms_key_id=other.arn, tags=TAGS.named("bad"))
 
 
 def nothing_public() -> None:
@@ -63,13 +81,21 @@ def nothing_public() -> None:
 
 
 def data_kept() -> None:
-    kms.Key("bad", tags=TAGS.named("bad"))
+    kms.Key("bad", policy=POLICY, tags=TAGS.named("bad"))
+
+
+def known_principals() -> None:
+    from pulumi_aws import s3
+
+    everybody = {"Effect": "Allow", "Action": "s3:GetObject", "Principal": "*", "Resource": "*"}
+    s3.BucketPolicy("bad", bucket="own", policy=json.dumps({"Statement": [everybody]}))
 
 
 def bounded_roles() -> None:
     from pulumi_aws import iam
 
-    iam.Role("bad", assume_role_policy="{}", tags=TAGS.named("bad"))
+    everything = {"Effect": "Allow", "Action": "*", "Resource": "*"}
+    iam.RolePolicy("bad", role="own", policy=json.dumps({"Statement": [everything]}))
 
 
 def images_by_digest() -> None:
@@ -83,14 +109,15 @@ def images_by_digest() -> None:
     )
 
 
-kms.Key("own", tags=TAGS.named("own"), opts=pulumi.ResourceOptions(protect=True))
 violations = (
     none,
     one_cell_per_stack,
+    known_types,
     no_bridges,
     guarded_endpoints,
     encrypted,
     nothing_public,
+    known_principals,
     data_kept,
     bounded_roles,
     images_by_digest,

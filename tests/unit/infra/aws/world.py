@@ -42,6 +42,8 @@ class Asked:
     inputs: Mapping[str, Any]
     custom: bool
     depends_on: frozenset[tuple[str, str]]  # the keys of resources
+    outputs: Mapping[str, Any] = field(default_factory=dict)
+    references: Mapping[str, frozenset[tuple[str, str]]] = field(default_factory=dict)  # by property
 
     @property
     def key(self) -> tuple[str, str]:
@@ -118,7 +120,13 @@ class _Monitor(mocks.MockMonitor):
             inputs = plain(rpc.deserialize_properties(request.object))
             parent = "" if "pulumi:pulumi:Stack::" in request.parent else request.parent
             after = frozenset(_key(urn) for urn in request.dependencies)
-            asked = Asked(request.type, request.name, parent, request.protect, inputs, request.custom, after)
+            outputs = plain(rpc.deserialize_properties(answer.object)) | {"id": answer.id}
+            made_from = {
+                name: frozenset(_key(urn) for urn in told.urns) for name, told in request.propertyDependencies.items()
+            }
+            asked = Asked(
+                request.type, request.name, parent, request.protect, inputs, request.custom, after, outputs, made_from
+            )
             self._recorded.resources.append(asked)
         return answer
 
