@@ -1,7 +1,10 @@
 """The stacks of AWS, driven by the real engine against a double of the provider (tests/infra/double)."""
 
 import json
+import os
 import re
+import signal
+import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -14,7 +17,7 @@ from infra.aws.configuration import Configuration
 from infra.local.spec import CHECKOUT
 from tests.infra.double.account import Account
 from tests.infra.double.cloud import cloud
-from tests.infra.stack import Ran, Stack
+from tests.infra.stack import PATIENCE_S, Ran, Stack
 from tests.unit.infra.aws.world import FLEET, IMAGE, NEXT_IMAGE, ROOTS, spec, token
 
 pytestmark = pytest.mark.timeout(900)
@@ -130,6 +133,60 @@ def takes_version(stack: Stack, key: str, value: str, services: int) -> None:
     }, stack.name
 
 
+def is_interrupted(fleet: Fleet, stack: Stack) -> None:
+    """Ctrl-C while a resource is being made: the engine waits for it, writes its state and ends."""
+    fleet.account.hold_at(f"{stack.name}-shard-1")
+    with stack.start("up") as running:
+        patience = time.monotonic() + PATIENCE_S
+        while not fleet.account.holds:
+            assert running.poll() is None, "it ended too soon"
+            assert time.monotonic() < patience, "the database is not made"
+            time.sleep(0.02)
+        os.killpg(running.pid, signal.SIGINT)
+        assert running.stdout is not None
+        heard = any("cancelling" in line for line in running.stdout)
+        fleet.account.hold_at(None)
+        said, _ = running.communicate(timeout=PATIENCE_S)
+    assert heard
+    assert running.returncode != 0, said
+    made = set(fleet.account.idents())
+    stack.run("stack", "export", "--file", str(fleet.folder / "interrupted.json")).ok()
+    resources = json.loads((fleet.folder / "interrupted.json").read_text())["deployment"]["resources"]
+    known = {each["id"] for each in resources if each.get("id")}
+    orphans = {ident for ident in made - known if f"::{stack.name}" in fleet.account.idents()[ident]}
+    assert orphans == set(), "the engine does not know what it made"
+
+
+def is_repaired(fleet: Fleet, stack: Stack) -> None:
+    """What somebody changed or took away by hand is seen by a refresh, and put right by the next up."""
+    account, rule = fleet.account, f"SecurityGroupIngressRule::{stack.name}-database-from-api-5432"
+    policy = f"appautoscaling/policy:Policy::{stack.name}-worker"
+    account.change(rule, fromPort=1, toPort=65535)
+    account.delete(account.ident(policy))
+    seen = changes(stack.do("refresh"))
+    assert {kind: seen[kind] for kind in seen if kind != "unchanged"} == {"updated": 1, "deleted": 1}
+    repaired = changes(stack.do("up"))
+    assert {kind: repaired[kind] for kind in repaired if kind != "unchanged"} == {"updated": 1, "created": 1}
+    told = account.read(account.ident(rule)) or {}
+    assert (told["fromPort"], told["toPort"]) == (5432, 5432)
+    assert account.ident(policy)
+
+
+def grows(fleet: Fleet, stack: Stack) -> None:
+    """A bigger size and one more shard, in place: what holds data stays the same resource."""
+    account, first = fleet.account, f"rds/cluster:Cluster::{stack.name}-shard-1"
+    before = account.ident(first)
+    bigger = spec(stack.name, size="M", shards=3)
+    stack.run("config", "set", "cellwall:cell", json.dumps(bigger.mapping())).ok()
+    counted = changes(stack.do("up"))
+    assert (counted["replaced"], counted.get("deleted")) == (2, None), "more than the tasks was replaced"
+    assert account.ident(first) == before
+    least, most = bigger.sized.database_acu
+    for number in (1, 2, 3):
+        told = account.read(account.ident(f"rds/cluster:Cluster::{stack.name}-shard-{number}")) or {}
+        assert told["serverlessv2ScalingConfiguration"] == {"minCapacity": least, "maxCapacity": most}
+
+
 def test_a_fleet_is_born_through_a_failure_changes_and_ends(fleet: Fleet) -> None:
     ground, plane = fleet.platform(), fleet.control_plane()
     for stack in (ground, plane):
@@ -141,6 +198,7 @@ def test_a_fleet_is_born_through_a_failure_changes_and_ends(fleet: Fleet) -> Non
     fleet.account.fail_at("cell-1-shard-2")  # a failure in the middle
     one.do("up").refused("the double was told to fail here")
     fleet.account.fail_at(None)
+    is_interrupted(fleet, two)
     side_by_side([one, two], comes_up)
     assert len({stack.outputs()["service_name"] for stack in (one, two)}) == 2
     first, second = (graph(stack, fleet.folder) for stack in (one, two))
@@ -159,6 +217,9 @@ def test_a_fleet_is_born_through_a_failure_changes_and_ends(fleet: Fleet) -> Non
         router: ("cellwall:image", NEXT_IMAGE, 1),
     }
     side_by_side(list(versions), lambda stack: takes_version(stack, *versions[stack]))
+
+    is_repaired(fleet, one)
+    grows(fleet, two)
 
     before = fleet.account.idents()
     side_by_side(stacks, keeps_its_data)

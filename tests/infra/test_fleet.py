@@ -1,23 +1,19 @@
 """`cellctl fleet` over several real stacks of a running local fleet, by the real CLI."""
 
-import json
 import os
 import shutil
 import signal
-import subprocess
-import sys
-from collections.abc import AsyncIterator, Mapping
-from dataclasses import dataclass
+from collections.abc import AsyncIterator
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 import pytest
 import pytest_asyncio
 
 from infra.local.fleet import Fleet
 from infra.local.spec import CHECKOUT, FleetSpec, LocalCellSpec
-from tests.infra.stack import PATIENCE_S, Ran
+from tests.infra.cellctl import Cellctl
+from tests.infra.stack import PATIENCE_S, Ran, started
 from tests.system.leftovers import Snapshot
 from tests.system.waiting import until
 
@@ -32,53 +28,6 @@ async def fleet(infra_folder: Path) -> AsyncIterator[Fleet]:
         running.attach()
         snapshot = Snapshot.of(running)
     assert snapshot.left() == []
-
-
-@dataclass(frozen=True)
-class Cellctl:
-    """``cellctl fleet`` with programs, backend and logs of its own."""
-
-    folder: Path
-    environ: Mapping[str, str]
-
-    @property
-    def file(self) -> Path:
-        return self.folder / "fleet.yaml"
-
-    def command(self, action: str, *arguments: str) -> list[str]:
-        programs = ["--programs", str(self.folder / "programs")]
-        return [str(Path(sys.executable).parent / "cellctl"), "fleet", action, str(self.file), *programs, *arguments]
-
-    def run(self, action: str, *arguments: str) -> Ran:
-        done = subprocess.run(
-            self.command(action, *arguments),
-            env=dict(self.environ), capture_output=True, text=True, timeout=2 * PATIENCE_S, check=False,
-        )  # fmt: skip
-        return Ran(done.returncode, done.stdout + done.stderr, 0.0)
-
-    def pulumi(self, *arguments: str) -> Ran:
-        """The CLI itself, where the program of the local stacks is."""
-        done = subprocess.run(
-            ["pulumi", *arguments, "--non-interactive"],
-            cwd=self.folder / "programs" / "local", env=dict(self.environ),
-            capture_output=True, text=True, timeout=PATIENCE_S, check=False,
-        )  # fmt: skip
-        return Ran(done.returncode, done.stdout + done.stderr, 0.0)
-
-    def start(self, action: str, *arguments: str) -> "subprocess.Popen[str]":
-        """The same in the background, in a process group of its own, as a shell starts it."""
-        return subprocess.Popen(
-            self.command(action, *arguments),
-            env=dict(self.environ), stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, process_group=0,
-        )  # fmt: skip
-
-    def ends(self, ran: Ran) -> dict[str, dict[str, Any]]:
-        """The summary: how each stack ended, by the cell's name."""
-        summary = next(line for line in ran.said.splitlines() if line.startswith('{"stacks"'))
-        return {key.partition("/")[2]: end for key, end in json.loads(summary)["stacks"].items()}
-
-    def results(self, ran: Ran) -> dict[str, str]:
-        return {name: end["result"] for name, end in self.ends(ran).items()}
 
 
 @pytest.fixture(scope="module")
@@ -101,19 +50,20 @@ def alive(fleet: Fleet, name: str) -> int:
 async def test_three_cells_come_past_a_failure_and_a_ctrl_c_are_repaired_and_leave(
     fleet: Fleet, cellctl: Cellctl
 ) -> None:
-    running = cellctl.start("up", "--only", "cell-3", "--only", "cell-5", "--parallel", "1", "--json")
-    await until(partial(_knows, fleet, "cell-3-redis"), "the start of a server", timeout_s=PATIENCE_S)
-    os.killpg(running.pid, signal.SIGINT)
-    said, _ = running.communicate(timeout=PATIENCE_S)
-    assert running.returncode == 130, said
-    assert cellctl.results(Ran(130, said, 0.0)) == {"cell-3": "interrupted", "cell-5": "skipped"}
+    arguments = ("--only", "cell-3", "--only", "cell-5", "--parallel", "1", "--json")
+    with started(cellctl.command("up", *arguments), cellctl.environ) as running:
+        await until(partial(_knows, fleet, "cell-3-redis"), "the start of a server", timeout_s=PATIENCE_S)
+        os.killpg(running.pid, signal.SIGINT)
+        said, _ = running.communicate(timeout=PATIENCE_S)
+        assert running.returncode == 130, said
+    assert cellctl.results(Ran(130, said)) == {"cell-3": "interrupted", "cell-5": "skipped"}
 
     obstacle = fleet.folder.data / "cell-4-redis"
     obstacle.touch()
     first = cellctl.run("up", "--parallel", "2", "--json")
     assert first.status == 1, first.said
     assert cellctl.results(first) == {"cell-3": "changed", "cell-4": "failed", "cell-5": "changed"}
-    assert cellctl.ends(first)["cell-4"]["errors"] == [f"[Errno 17] File exists: '{obstacle}'"]
+    assert cellctl.ends(first)["cellwall-local/cell-4"]["errors"] == [f"[Errno 17] File exists: '{obstacle}'"]
     assert "Traceback" not in first.said
 
     before = alive(fleet, "cell-3-api")

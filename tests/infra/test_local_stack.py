@@ -114,13 +114,13 @@ async def test_after_a_failure_and_a_ctrl_c_in_the_middle_up_goes_on(
     assert "Traceback" not in failed.said
     obstacle.unlink()
 
-    running = stack.start("up")
-    deadline = time.monotonic() + PATIENCE_S
-    while processes(fleet, "cell-4").keys().isdisjoint({"cell-4-migrate", "cell-4-api"}):
-        assert time.monotonic() < deadline, "the cell's servers are not ready"
-        await asyncio.sleep(0.02)
-    os.killpg(running.pid, signal.SIGINT)
-    said, _ = await asyncio.to_thread(running.communicate, timeout=PATIENCE_S)
+    with stack.start("up") as running:
+        deadline = time.monotonic() + PATIENCE_S
+        while processes(fleet, "cell-4").keys().isdisjoint({"cell-4-migrate", "cell-4-api"}):
+            assert time.monotonic() < deadline, "the cell's servers are not ready"
+            await asyncio.sleep(0.02)
+        os.killpg(running.pid, signal.SIGINT)
+        said, _ = await asyncio.to_thread(running.communicate, timeout=PATIENCE_S)
     assert "interrupted; the next `up` goes on" in said, "Ctrl-C did not reach the work"
     async with fleet.locked():  # nobody works on the fleet any more
         before = processes(fleet, "cell-4")
