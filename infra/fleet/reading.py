@@ -22,7 +22,8 @@ _PLANNING: Final[Mapping[str, str]] = {
     "create-replacement": "would create anew", "delete-replaced": "would delete the old", "same": "would keep",
     "read": "would read",
 }  # fmt: skip
-_OWN: Final = "pulumi:"  # of the engine's own types: stacks, providers, references to other stacks
+# What is nothing that a fleet has: stacks, providers, references to other stacks, and what names who made a local cell.
+_OWN: Final = ("pulumi:", "pulumi-python:dynamic/local:Claim")
 _ADDED: Final = re.compile(r"\A(?:error: |Preview failed: |rpc error: code = \w+ desc = |[\w.]*Error: )+")
 _NOTHING_NEW: Final = frozenset({"update failed", "preview failed", "refresh failed", "destroy failed"})
 _FRAME: Final = "Traceback (most recent call last)"
