@@ -110,8 +110,10 @@ def built(infra_folder: Path) -> Built:
     places["/source"].mkdir()
     copy_source(stage, places["/source"])
     programs = CHECKOUT / "build" / "uv" / "bin"
-    # With this machine's proxies, certificates and cache of packages: a builder has its own.
-    environ = {**os.environ, "PATH": f"{programs}{os.pathsep}{os.environ['PATH']}"}
+    # With this machine's proxies, certificates and cache of packages, as a builder has its own; but where its Python
+    # keeps bytecode is this machine's matter.
+    ours = {name: value for name, value in os.environ.items() if not name.startswith("PYTHON")}
+    environ = {**ours, "PATH": f"{programs}{os.pathsep}{os.environ['PATH']}"}
     told = {name: value for name, value in made.variables(stage).items() if name != "UV_NO_CACHE"}
     for command in stage.every("RUN")[1:]:
         done = subprocess.run(
