@@ -387,7 +387,9 @@ class Exchange:
                     "cell_answer_broken",
                     **{Field.CELL: cell, Field.REASON: error.reason, Field.REQUEST_ID: request_id},
                 )
-            self._refuse(Refused(problems.CELL_BROKEN))
+            # Lost before a byte of the answer: of a request that is safe to repeat the client may be told so.
+            safe = self.method in _IDEMPOTENT and not error.heard
+            self._refuse(Refused(problems.CELL_UNAVAILABLE, "", _RETRY_S) if safe else Refused(problems.CELL_BROKEN))
 
     def _may_retry(self, error: LostError) -> bool:
         return self.method in _IDEMPOTENT and self._replayable and not error.heard and self._lost == 0

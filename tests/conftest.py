@@ -4,9 +4,11 @@ import os
 import secrets
 import shutil
 import signal
+import sys
 import tempfile
 import time
 from collections import defaultdict
+from collections.abc import Iterator
 from pathlib import Path
 from types import FrameType
 
@@ -29,6 +31,13 @@ PYTEST_ROOT = "PYTEST_DEBUG_TEMPROOT"
 _results: dict[tuple[int, str], list[tuple[str, str]]] = defaultdict(list)
 _marks: dict[str, list[tuple[int, str]]] = {}
 _temporary = pytest.StashKey[Path]()
+
+
+@pytest.fixture(autouse=True)
+def _frames() -> Iterator[None]:
+    """The local provider ends its process without frames; called in ours, it must not take them from later tests."""
+    yield
+    vars(sys).pop("tracebacklimit", None)
 
 
 def pytest_configure(config: pytest.Config) -> None:

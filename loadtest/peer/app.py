@@ -105,13 +105,13 @@ def application(engine: AsyncEngine, token: str) -> FastAPI:
         db: Annotated[AsyncSession, Depends(session, scope="function")],
         authorization: Annotated[str, Header()] = "",
     ) -> Tenant:
-        digest = hashlib.sha256(authorization.removeprefix("Bearer ").encode()).hexdigest()
         host = request.headers.get("host", "").partition(":")[0]
-        found = await db.scalar(select(Tenant).where(Tenant.key_hash == digest))
+        found = await db.scalar(select(Tenant).where(Tenant.host == host))
         if found is None:
-            raise HTTPException(401, "no such key")
-        if found.host != host:
             raise HTTPException(404, "no such host")
+        digest = hashlib.sha256(authorization.removeprefix("Bearer ").encode()).hexdigest()
+        if not hmac.compare_digest(found.key_hash, digest):
+            raise HTTPException(401, "no such key")
         return found
 
     db_type = Annotated[AsyncSession, Depends(session, scope="function")]
