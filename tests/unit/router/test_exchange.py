@@ -254,7 +254,7 @@ def test_only_an_idempotent_request_is_sent_again_after_its_connection_was_lost(
     assert len(world.pool().made) == (2 if again else 1)
     if again:
         last(world).connection_lost(None)
-    assert statuses(transport.take()) == [502]
+    assert statuses(transport.take()) == [503 if again else 502]
 
 
 def test_the_retry_after_a_dead_connection_does_not_meet_another_dead_one() -> None:
@@ -294,7 +294,7 @@ def test_retries_stop_when_their_budget_is_spent() -> None:
     made = len(world.pool().made)
     last(world).connection_lost(None)
     assert len(world.pool().made) == made
-    assert statuses(transport.take()) == [502]
+    assert statuses(transport.take()) == [503]
 
 
 @pytest.mark.parametrize(

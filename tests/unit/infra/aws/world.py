@@ -9,7 +9,7 @@ from typing import Any
 
 import pulumi
 from pulumi.runtime import mocks, rpc, set_all_config
-from pulumi.runtime.settings import get_root_resource
+from pulumi.runtime.settings import SETTINGS, _get_rpc_manager, get_root_resource
 from pulumi.runtime.stack import Stack, run_pulumi_func
 
 from infra.aws import configuration, programs
@@ -162,6 +162,9 @@ def run(
     provider = _Provider(stack, others or {})
 
     async def main() -> None:
+        with SETTINGS.lock:
+            SETTINGS.outputs.clear()  # what a program that failed has left unevaluated, in a loop that is closed now
+        _get_rpc_manager().clear()
         pulumi.runtime.set_mocks(
             provider,
             recorded.project,
