@@ -49,24 +49,17 @@ class Firewall(Component):
 
     def answers(self, label: str, other: pulumi.Input[str], port: int) -> None:
         """Members of ``other`` may call this group's on that TCP port."""
-        name = f"{self._name}-from-{label}-{port}"
-        vpc.SecurityGroupIngressRule(
-            name,
-            security_group_id=self.id,
-            referenced_security_group_id=other,
-            ip_protocol="tcp",
-            from_port=port,
-            to_port=port,
-            tags=self._tags.named(name),
-            opts=self.inside,
-        )
+        self._ingress(f"{self._name}-from-{label}-{port}", port, group=other)
 
     def answers_addresses(self, label: str, cidr: str, port: int) -> None:
         """Addresses of ``cidr`` may call this group's members on that TCP port."""
-        name = f"{self._name}-from-{label}-{port}"
+        self._ingress(f"{self._name}-from-{label}-{port}", port, cidr=cidr)
+
+    def _ingress(self, name: str, port: int, group: pulumi.Input[str] | None = None, cidr: str | None = None) -> None:
         vpc.SecurityGroupIngressRule(
             name,
             security_group_id=self.id,
+            referenced_security_group_id=group,
             cidr_ipv4=cidr,
             ip_protocol="tcp",
             from_port=port,

@@ -10,7 +10,7 @@ from litestar.di import NamedDependency
 from litestar.params import FromPath, FromQuery, RawBody
 from msgspec import UNSET, Meta, UnsetType
 
-from cell import wire
+from cell import pages, wire
 from cell.access import PUBLIC, Caller, Role, guard, unauthenticated
 from cell.modules.accounts import service
 from cell.modules.accounts.public import authenticated, passwords
@@ -144,10 +144,7 @@ async def list_users(
     caller: NamedDependency[Caller], limit: FromQuery[int] = wire.PAGE_ITEMS, cursor: FromQuery[str | None] = None
 ) -> wire.Page[UserView]:
     """Users, in the order they were added."""
-    size, after = wire.page_size(limit), wire.id_of_cursor(cursor)
-    async with caller.enter(read_only=True) as (session, _):
-        rows = await service.list_users(session, after, size + 1)
-    return wire.page([UserView.of(user) for user in rows], size, lambda user: wire.cursor_of_id(user.id))
+    return await pages.by_id(caller, limit, cursor, service.list_users, UserView.of)
 
 
 @post("/users", opt={"access": Role.ADMIN})
@@ -194,10 +191,7 @@ async def list_keys(
     caller: NamedDependency[Caller], limit: FromQuery[int] = wire.PAGE_ITEMS, cursor: FromQuery[str | None] = None
 ) -> wire.Page[KeyView]:
     """API keys of all users, in the order they were made."""
-    size, after = wire.page_size(limit), wire.id_of_cursor(cursor)
-    async with caller.enter(read_only=True) as (session, _):
-        rows = await service.list_keys(session, after, size + 1)
-    return wire.page([KeyView.of(key) for key in rows], size, lambda key: wire.cursor_of_id(key.id))
+    return await pages.by_id(caller, limit, cursor, service.list_keys, KeyView.of)
 
 
 @post("/api-keys", opt={"access": Role.ADMIN})

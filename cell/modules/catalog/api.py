@@ -10,7 +10,7 @@ from litestar.di import NamedDependency
 from litestar.params import FromPath, FromQuery, RawBody
 from msgspec import UNSET, Meta, UnsetType
 
-from cell import wire
+from cell import pages, wire
 from cell.access import Caller, Role, guard
 from cell.modules.accounts.public import authenticated
 from cell.modules.catalog import service
@@ -79,10 +79,7 @@ async def list_products(
     caller: NamedDependency[Caller], limit: FromQuery[int] = wire.PAGE_ITEMS, cursor: FromQuery[str | None] = None
 ) -> wire.Page[ProductView]:
     """Products, in the order they were added."""
-    size, after = wire.page_size(limit), wire.id_of_cursor(cursor)
-    async with caller.enter(read_only=True) as (session, _):
-        rows = await service.page(session, after, size + 1)
-    return wire.page([ProductView.of(row) for row in rows], size, lambda view: wire.cursor_of_id(view.id))
+    return await pages.by_id(caller, limit, cursor, service.page, ProductView.of)
 
 
 @get("/products/{product_id:uuid}", opt={"access": Role.VIEWER})

@@ -14,7 +14,7 @@ from litestar.params import FromPath, FromQuery, RawBody
 from litestar.response import Stream
 from litestar.status_codes import HTTP_202_ACCEPTED
 
-from cell import idempotency, wire
+from cell import idempotency, pages, wire
 from cell.access import Caller, Role, guard
 from cell.blobs import BlobError, BlobMissingError, Blobs, Claim
 from cell.idempotency import Answer
@@ -141,10 +141,7 @@ async def list_reports(
     caller: NamedDependency[Caller], limit: FromQuery[int] = wire.PAGE_ITEMS, cursor: FromQuery[str | None] = None
 ) -> wire.Page[ReportView]:
     """Reports, the newest first."""
-    size, before = wire.page_size(limit), wire.id_of_cursor(cursor)
-    async with caller.enter(read_only=True) as (session, _):
-        rows = await service.page(session, before, size + 1)
-    return wire.page([ReportView.of(row) for row in rows], size, lambda view: wire.cursor_of_id(view.id))
+    return await pages.by_id(caller, limit, cursor, service.page, ReportView.of)
 
 
 @get("/reports/{report_id:uuid}", opt={"access": Role.VIEWER})
