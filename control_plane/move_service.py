@@ -1,7 +1,7 @@
 """What operators may ask of moves, and the answers where the fleet's present state does not allow it."""
 
 import secrets
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from typing import Final
 
@@ -29,6 +29,9 @@ HOLD_ROWS_PER_MS: Final = 25.0
 SMALL_ROWS: Final = 50_000
 
 _MOVABLE: Final = ("active", "suspended")
+
+# Called with a new move's id in the transaction that plans it; what it raises undoes the move with it.
+Claim = Callable[[AsyncConnection, str], Awaitable[None]]
 
 
 def new_move_id() -> str:
@@ -64,12 +67,14 @@ class Moves:
         self._client = client
         self._new_id = new_id
 
-    async def start(self, ref: str, to: str, actor: Actor) -> History:
+    async def start(self, ref: str, to: str, actor: Actor, claim: Claim | None = None) -> History:
         """Plan a move of the tenant (id or slug) to a cell; `ProblemError` 409 says why it cannot be and what to do."""
         _refuse_large(await self.estimate(ref, to))
         async with self._engine.begin() as conn:
             tenant = await tenant_named(conn, ref, lock=True)
             move_id = await self._plan(conn, tenant, to, Kind.MOVE, actor, None)
+            if claim is not None:
+                await claim(conn, move_id)
             return await _history(conn, move_id)
 
     async def estimate(self, ref: str, to: str) -> Estimate:
