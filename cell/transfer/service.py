@@ -1,7 +1,7 @@
 """The commands of the transfer API. Each is fenced, idempotent, and one transaction on the tenant's shard."""
 
 import re
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from typing import Any, Final, TypeVar
 
@@ -44,7 +44,7 @@ _ENTER_FOR_OWNER: Final = "SELECT set_config('cellwall.tenant', $1, true)"
 # Activation clears claims: whatever the old home had relayed may never have been consumed there.
 _RELAY_AGAIN: Final = "UPDATE cellwall.outbox SET relayed_at = NULL WHERE tenant_id = $1 AND finished_at IS NULL"
 _WAKE: Final = (
-    "INSERT INTO cellwall.work (tenant_id, kind, due) VALUES ($1, $2, now())"
+    "INSERT INTO cellwall.work (tenant_id, kind, due) SELECT $1, kind, now() FROM unnest($2::text[]) AS kind"
     " ON CONFLICT (tenant_id, kind) DO UPDATE SET due = least(work.due, excluded.due)"
 )
 
@@ -67,7 +67,9 @@ class Transfer:
         gate: Gate,
         create_owner: CreateOwner,
         clock: Callable[[], float],
+        kinds: Sequence[str] = (WORK_KIND,),
     ) -> None:
+        """``kinds`` of work are woken for a tenant that becomes active here: claims of its old home count no more."""
         self._cell = cell
         self._schema = schema
         self._pools = pools
@@ -75,6 +77,7 @@ class Transfer:
         self._gate = gate
         self._create_owner = create_owner
         self._clock = clock
+        self._kinds = list(kinds)
 
     # -- reading ------------------------------------------------------------------------------------------------
 
@@ -152,7 +155,7 @@ class Transfer:
         async with self._effect(tenant, fence, "activate") as effect:
             rules.check_activation(effect.row, body.epoch)
             await effect.connection.execute(_RELAY_AGAIN, tenant)
-            await effect.connection.execute(_WAKE, tenant, WORK_KIND)
+            await effect.connection.execute(_WAKE, tenant, self._kinds)
             await effect.settle("active", {}, epoch=body.epoch, hint="")
 
     async def abort(self, tenant: int, fence: Fence, body: Abort) -> None:
@@ -215,7 +218,7 @@ class Transfer:
         patience = None if row.state == "active" else PATIENCE
         async with self._effect(tenant, fence, "restore", patience) as effect:
             rules.check_restore(effect.row, body.epoch)
-            await effect.connection.execute(_WAKE, tenant, WORK_KIND)
+            await effect.connection.execute(_WAKE, tenant, self._kinds)
             await effect.settle("active", {}, epoch=body.epoch)
 
     async def release(self, tenant: int, fence: Fence, body: Release) -> None:
