@@ -170,6 +170,15 @@ WRONG_STATE = Problem("wrong-state", 409, "The tenant's state does not allow thi
 FREEZE_BUSY = Problem(
     "freeze-budget-exceeded", 503, "The tenant could not be frozen within the budget", "Try again later."
 )
+STREAM_LOST = Problem(
+    "stream-lost",
+    409,
+    "The stream of changes, or its snapshot, is not there any more",
+    "Open it again and copy again; a rollback would lose what was written since.",
+)
+NOT_REPLICABLE = Problem(
+    "not-replicable", 409, "A tenant table cannot be replicated", "Give the table that detail names a primary key."
+)
 SCHEMA_MISMATCH = Problem("schema-mismatch", 409, "The cells' schema revisions differ", "Migrate the older cell first.")
 SLUG_TAKEN = Problem("slug-taken", 409, "A tenant with this slug exists", "Choose another slug.")
 STORE_UNAVAILABLE = Problem(
