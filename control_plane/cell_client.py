@@ -10,6 +10,7 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from typing import Final, TypeVar
+from urllib.parse import quote
 
 import httpx
 import msgspec
@@ -21,6 +22,7 @@ from contracts.transfer import Fence
 
 BUDGET_S: Final = 5.0  # of a command that moves no rows
 _PREFIX: Final = "/transfer/v1"
+_JSON: Final = "application/json"
 _T = TypeVar("_T")
 
 
@@ -126,21 +128,9 @@ class CellClient:
         self, cell: CellAddress, tenant: TenantId, fence: Fence, *, budget_s: float
     ) -> AsyncIterator[AsyncIterator[bytes]]:
         """The row stream of a frozen tenant, in pieces as they arrive; a stream that is cut raises while it is read."""
-        request = self._request(
-            cell, tenant, "export", fence, msgspec.json.encode(transfer.Empty()), "application/json"
-        )
-        with _named(cell):
-            async with asyncio.timeout(budget_s):
-                answer = await self._http.send(request, stream=True)
-        try:
-            if not answer.is_success:
-                with _named(cell):
-                    async with asyncio.timeout(budget_s):
-                        await answer.aread()
-                raise _failure(cell, answer)
-            yield _pieces(cell, answer)
-        finally:
-            await answer.aclose()
+        body = msgspec.json.encode(transfer.Empty())
+        async with self._streamed(cell, self._request(cell, tenant, "export", fence, body, _JSON), budget_s) as pieces:
+            yield pieces
 
     async def import_rows(
         self,
@@ -190,12 +180,142 @@ class CellClient:
         """Drop the rows of a tenant that moved away, or whose import was given up."""
         await self._command(cell, tenant, "purge", fence, transfer.Empty(), budget_s)
 
+    # -- large moves --------------------------------------------------------------------------------------------
+
+    async def preflight(self, cell: CellAddress, tenant: TenantId, *, budget_s: float = BUDGET_S) -> transfer.Preflight:
+        """What a move would carry, by estimate, and what forbids it."""
+        return await self._get(cell, f"/tenants/{tenant}/preflight", transfer.Preflight, budget_s)
+
+    async def streams(self, cell: CellAddress, *, budget_s: float = BUDGET_S) -> list[transfer.StreamStatus]:
+        """Every stream of which the cell has a part, also such as nobody needs any more."""
+        return await self._get(cell, "/streams", list[transfer.StreamStatus], budget_s)
+
+    async def open_stream(
+        self,
+        cell: CellAddress,
+        tenant: TenantId,
+        fence: Fence,
+        command: transfer.OpenStream,
+        *,
+        budget_s: float,
+    ) -> transfer.Stream:
+        """Make the slot and the publication at the sender. Waits for the oldest writer of its database server."""
+        answer = await self._command(cell, tenant, "stream/open", fence, command, budget_s)
+        return _decoded(cell, answer, transfer.Stream)
+
+    @asynccontextmanager
+    async def snapshot(
+        self, cell: CellAddress, tenant: TenantId, fence: Fence, stream: str, *, budget_s: float
+    ) -> AsyncIterator[AsyncIterator[bytes]]:
+        """The row stream of an open stream's snapshot, for `import_rows`. ``budget_s`` is of the first byte."""
+        body = msgspec.json.encode(transfer.SnapshotQuery(stream))
+        request = self._request(cell, tenant, "snapshot", fence, body, _JSON)
+        async with self._streamed(cell, request, budget_s) as pieces:
+            yield pieces
+
+    async def changes(
+        self,
+        cell: CellAddress,
+        tenant: TenantId,
+        fence: Fence,
+        query: transfer.ChangesQuery,
+        *,
+        budget_s: float = BUDGET_S,
+    ) -> tuple[transfer.Batch, bytes]:
+        """The next batch of a sender. ``budget_s`` is on top of ``query.wait_ms``."""
+        answer = await self._command(cell, tenant, "changes", fence, query, budget_s + query.wait_ms / 1000)
+        try:
+            field = answer.headers.get(transfer.BATCH_FIELD, "")
+            return msgspec.json.decode(field, type=transfer.Batch), answer.content
+        except msgspec.DecodeError as e:
+            raise CellUnreachableError(cell.name, f"a batch that is not described: {e}") from e
+
+    async def apply(
+        self, cell: CellAddress, tenant: TenantId, fence: Fence, batch: bytes, *, budget_s: float = BUDGET_S
+    ) -> transfer.Applied:
+        """Carry a batch into the receiver: all of it in one transaction, or nothing."""
+        request = self._request(cell, tenant, "apply", fence, batch, transfer.CHANGES_CONTENT_TYPE)
+        return _decoded(cell, await self._send(cell, request, budget_s), transfer.Applied)
+
+    async def marker(
+        self, cell: CellAddress, tenant: TenantId, fence: Fence, command: transfer.Mark, *, budget_s: float
+    ) -> transfer.Marked:
+        """A marker in the stream and the checksum exactly there. Drain `changes` while it is under way."""
+        answer = await self._command(cell, tenant, "marker", fence, command, budget_s)
+        return _decoded(cell, answer, transfer.Marked)
+
+    async def verified(
+        self,
+        cell: CellAddress,
+        tenant: TenantId,
+        fence: Fence,
+        command: transfer.Verified,
+        *,
+        budget_s: float = BUDGET_S,
+    ) -> None:
+        """Tell a receiver that it holds the same as the sender at that marker."""
+        await self._command(cell, tenant, "verified", fence, command, budget_s)
+
+    async def remainder(
+        self,
+        cell: CellAddress,
+        tenant: TenantId,
+        fence: Fence,
+        query: transfer.RemainderQuery,
+        *,
+        budget_s: float = BUDGET_S,
+    ) -> transfer.Remainder:
+        """What was touched since the verified marker: at the receiver its own keys, at the sender those given."""
+        answer = await self._command(cell, tenant, "remainder", fence, query, budget_s)
+        return _decoded(cell, answer, transfer.Remainder)
+
+    async def standby(
+        self,
+        cell: CellAddress,
+        tenant: TenantId,
+        fence: Fence,
+        command: transfer.Standby,
+        *,
+        budget_s: float = BUDGET_S,
+    ) -> None:
+        """frozen -> standby at the old home. Send it only after the new route is published."""
+        await self._command(cell, tenant, "standby", fence, command, budget_s)
+
+    async def close_stream(
+        self, cell: CellAddress, tenant: TenantId, fence: Fence, stream: str, *, budget_s: float = BUDGET_S
+    ) -> None:
+        """Drop what the cell has of a stream. Repeatable, and no fault where there is nothing."""
+        await self._command(cell, tenant, "stream/close", fence, transfer.CloseStream(stream), budget_s)
+
+    async def blobs(
+        self, cell: CellAddress, tenant: TenantId, *, budget_s: float = BUDGET_S
+    ) -> list[transfer.BlobInfo]:
+        """The tenant's files in the cell's store."""
+        return await self._get(cell, f"/tenants/{tenant}/blobs", list[transfer.BlobInfo], budget_s)
+
+    async def copy_blob(
+        self, source: CellAddress, target: CellAddress, tenant: TenantId, fence: Fence, name: str, *, budget_s: float
+    ) -> None:
+        """Carry one file from a cell's store to another's: whole or not at all. A file that is gone is no fault."""
+        path = f"/tenants/{tenant}/blobs/{quote(name)}"
+        reading = self._http.build_request("GET", self._url(source, path), headers=self._headers(source), timeout=None)
+        try:
+            async with self._streamed(source, reading, budget_s) as pieces:
+                headers = self._headers(target) | {transfer.FENCE_FIELD: fence.text()}
+                writing = self._http.build_request(
+                    "PUT", self._url(target, path), content=pieces, headers=headers, timeout=None
+                )
+                await self._send(target, writing, budget_s)
+        except CellRefusedError as e:
+            if e.status != 404 or e.cell != source.name:
+                raise
+
     # -- the wire -----------------------------------------------------------------------------------------------
 
     async def _command(
         self, cell: CellAddress, tenant: TenantId, name: str, fence: Fence, body: msgspec.Struct, budget_s: float
     ) -> httpx.Response:
-        request = self._request(cell, tenant, name, fence, msgspec.json.encode(body), "application/json")
+        request = self._request(cell, tenant, name, fence, msgspec.json.encode(body), _JSON)
         return await self._send(cell, request, budget_s)
 
     def _request(
@@ -209,15 +329,14 @@ class CellClient:
     ) -> httpx.Request:
         return self._http.build_request(
             "POST",
-            f"http://{cell.internal_address}{_PREFIX}/tenants/{tenant}/{name}",
+            self._url(cell, f"/tenants/{tenant}/{name}"),
             content=content,
             headers=self._headers(cell) | {transfer.FENCE_FIELD: fence.text(), "content-type": content_type},
             timeout=None,  # the total budget of `_send` bounds it; httpx's own times are per read
         )
 
     async def _get(self, cell: CellAddress, path: str, kind: type[_T], budget_s: float) -> _T:
-        url = f"http://{cell.internal_address}{_PREFIX}{path}"
-        request = self._http.build_request("GET", url, headers=self._headers(cell), timeout=None)
+        request = self._http.build_request("GET", self._url(cell, path), headers=self._headers(cell), timeout=None)
         return _decoded(cell, await self._send(cell, request, budget_s), kind)
 
     async def _send(self, cell: CellAddress, request: httpx.Request, budget_s: float) -> httpx.Response:
@@ -227,6 +346,27 @@ class CellClient:
         if not answer.is_success:
             raise _failure(cell, answer)
         return answer
+
+    @asynccontextmanager
+    async def _streamed(
+        self, cell: CellAddress, request: httpx.Request, budget_s: float
+    ) -> AsyncIterator[AsyncIterator[bytes]]:
+        """The body of an answer as it arrives; the budget is of its head."""
+        with _named(cell):
+            async with asyncio.timeout(budget_s):
+                answer = await self._http.send(request, stream=True)
+        try:
+            if not answer.is_success:
+                with _named(cell):
+                    async with asyncio.timeout(budget_s):
+                        await answer.aread()
+                raise _failure(cell, answer)
+            yield _pieces(cell, answer)
+        finally:
+            await answer.aclose()
+
+    def _url(self, cell: CellAddress, path: str) -> str:
+        return f"http://{cell.internal_address}{_PREFIX}{path}"
 
     def _headers(self, cell: CellAddress) -> dict[str, str]:
         token = self._tokens.get(cell.name)
