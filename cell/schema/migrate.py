@@ -52,6 +52,22 @@ _ROLE_SETTINGS: Final[Mapping[str, Mapping[str, str]]] = {
     },
 }
 
+# What is applied from a stream says so, and a stream the other way leaves it out: `origin 'none'`.
+_ORIGINS: Final = f"""
+DO $$
+DECLARE
+  origin regprocedure;
+BEGIN
+  FOR origin IN SELECT p.oid FROM pg_proc p WHERE p.pronamespace = 'pg_catalog'::regnamespace
+    AND p.proname = ANY ('{{pg_replication_origin_create, pg_replication_origin_drop, pg_replication_origin_oid,
+      pg_replication_origin_session_setup, pg_replication_origin_session_reset}}')
+  LOOP
+    EXECUTE format('GRANT EXECUTE ON FUNCTION %s TO {TRANSFER}', origin);
+  END LOOP;
+END
+$$
+"""  # noqa: S608
+
 _log = structlog.get_logger()
 
 
@@ -153,15 +169,24 @@ async def _roles(admin: "asyncpg.Connection[asyncpg.Record]", passwords: Passwor
         if not await admin.fetchval("SELECT true FROM pg_roles WHERE rolname = $1", role):
             await admin.execute(f"CREATE ROLE {role}")
         bypass = "BYPASSRLS" if role == TRANSFER else "NOBYPASSRLS"
-        limits = f"LOGIN NOSUPERUSER NOCREATEDB NOCREATEROLE NOREPLICATION NOINHERIT {bypass}"
-        if role == TRANSFER:
-            limits = limits.replace("NOINHERIT", "INHERIT")  # of the roles granted below
+        limits = f"LOGIN NOSUPERUSER NOCREATEDB NOCREATEROLE {bypass}"
+        limits += " INHERIT" if role == TRANSFER else " NOINHERIT NOREPLICATION"  # the transfer's rights: below
         statement = await admin.fetchval(f"SELECT format('ALTER ROLE {role} {limits} PASSWORD %L', $1::text)", password)
         await admin.execute(statement)
         for name, value in _ROLE_SETTINGS[role].items():
             await admin.execute(f"ALTER ROLE {role} SET {name} = '{value}'")
     # A freeze ends the holders of a tenant's lock; metering sees whose statements keep the server busy.
     await admin.execute(f"GRANT pg_signal_backend, pg_read_all_stats TO {TRANSFER}")
+    # Rows that arrive as a whole, with all that they refer to, are written as replication writes them: without
+    # triggers, so that a cascade that is in the stream already does not happen twice.
+    await admin.execute(f"GRANT SET ON PARAMETER session_replication_role TO {TRANSFER}")
+    await _replication(admin)
+
+
+async def _replication(admin: "asyncpg.Connection[asyncpg.Record]") -> None:
+    """The right to a replication slot: an attribute of the role, or what Amazon RDS has in its place."""
+    managed = await admin.fetchval("SELECT true FROM pg_roles WHERE rolname = 'rds_replication'")
+    await admin.execute(f"GRANT rds_replication TO {TRANSFER}" if managed else f"ALTER ROLE {TRANSFER} REPLICATION")
 
 
 async def _database(admin: "asyncpg.Connection[asyncpg.Record]", database: str) -> None:
@@ -179,6 +204,7 @@ async def _opened(server: Server, database: str) -> None:
         await connection.execute("REVOKE CREATE ON SCHEMA public FROM PUBLIC")
         if database == SHARD:
             await connection.execute(f"CREATE SCHEMA IF NOT EXISTS cellwall AUTHORIZATION {OWNER}")
+            await connection.execute(_ORIGINS)
         else:
             await connection.execute(f"GRANT USAGE, CREATE ON SCHEMA public TO {OWNER}")
     finally:

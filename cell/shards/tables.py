@@ -7,7 +7,7 @@ finds them in the database's catalogue, so a new one travels with its tenant wit
 from typing import Final
 
 import sqlalchemy as sa
-from sqlalchemy.dialects.postgresql import JSONB
+from sqlalchemy.dialects.postgresql import ARRAY, JSONB
 from sqlalchemy.schema import SchemaItem
 
 PLATFORM: Final = "cellwall"
@@ -67,6 +67,28 @@ work: Final = sa.Table(
     sa.Column("kind", sa.Text, primary_key=True),
     sa.Column("due", sa.DateTime(timezone=True), nullable=False),
     sa.Index(None, "due"),
+    schema=PLATFORM,
+)
+
+# How far the stream of a move was applied here, and which keys it touched since both sides were last compared.
+stream_progress: Final = sa.Table(
+    "stream_progress",
+    metadata,
+    sa.Column("stream", sa.Text, primary_key=True),
+    sa.Column("tenant_id", sa.BigInteger, nullable=False),
+    sa.Column("position", sa.BigInteger, nullable=False),
+    sa.Column("marker", sa.Text, nullable=False, server_default=""),
+    sa.Column("verified", sa.Text, nullable=False, server_default=""),
+    sa.Column("touched", sa.Integer, nullable=False, server_default="0"),
+    now_column("updated_at"),
+    schema=PLATFORM,
+)
+stream_touched: Final = sa.Table(
+    "stream_touched",
+    metadata,
+    sa.Column("stream", sa.Text, primary_key=True),
+    sa.Column("table_name", sa.Text, primary_key=True),
+    sa.Column("key", ARRAY(sa.Text), primary_key=True),
     schema=PLATFORM,
 )
 
