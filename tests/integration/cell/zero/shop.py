@@ -1,0 +1,82 @@
+"""The old shop as a process, on a database of its own, and a browser for it."""
+
+import asyncio
+import contextlib
+import os
+import re
+import secrets
+import sys
+from collections.abc import AsyncIterator
+from dataclasses import dataclass
+from typing import Any
+
+import asyncpg
+import httpx
+
+from cell.zero.monolith import seed, store
+from infra.local.ports import free_ports
+
+PASSWORD = "geheim und sicher"
+
+
+@dataclass(frozen=True)
+class Shop:
+    """A running shop: customers 1, 2, 3 … with twenty orders each."""
+
+    dsn: str
+    url: str
+    process: asyncio.subprocess.Process
+
+    async def connect(self) -> "asyncpg.Connection[asyncpg.Record]":
+        """To its database. Close it."""
+        return await asyncpg.connect(self.dsn)
+
+
+async def log_in(client: httpx.AsyncClient, knr: int, who: str = "chef") -> httpx.Response:
+    """Log a browser in."""
+    form = {"knr": str(knr), "login": f"{who}@kunde-{knr}.test", "pwd": PASSWORD}
+    return await client.post("/anmelden.php", data=form)
+
+
+def links(page: str, kind: str) -> list[int]:
+    """The integers that a page's links name, such as ``artnr``."""
+    return [int(number) for number in re.findall(rf"[?&;]{kind}=(\d+)", page)]
+
+
+async def database(server: Any, customers: int = 3, orders: int = 20) -> str:
+    """A seeded database of the shop; its DSN."""
+    name = f"shop_{secrets.token_hex(4)}"
+    dsn: str = await server.create_database(name)
+    db = await asyncpg.connect(dsn)
+    try:
+        await store.install(db)
+        await seed.seed(db, customers=customers, orders=orders, password=PASSWORD)
+    finally:
+        await db.close()
+    return dsn
+
+
+@contextlib.asynccontextmanager
+async def running(dsn: str) -> AsyncIterator[Shop]:
+    """The shop's process on that database."""
+    (port,) = free_ports(1)
+    process = await asyncio.create_subprocess_exec(
+        sys.executable, "-m", "cell.zero.monolith", "serve", "--port", str(port), env=os.environ | {"SHOP_DSN": dsn}
+    )
+    try:
+        shop = Shop(dsn, f"http://127.0.0.1:{port}", process)
+        await answers(shop.url + "/anmelden.php")
+        yield shop
+    finally:
+        if process.returncode is None:
+            process.kill()
+        await process.wait()
+
+
+async def answers(url: str) -> httpx.Response:
+    """The first answer of a process that is starting."""
+    async with httpx.AsyncClient(trust_env=False) as http, asyncio.timeout(60):
+        while True:
+            with contextlib.suppress(httpx.TransportError):
+                return await http.get(url)
+            await asyncio.sleep(0.02)
