@@ -14,6 +14,8 @@ from types import FrameType
 
 import pytest
 
+from tests import parallel
+
 INVARIANTS = {
     1: "an acknowledged write exists exactly once, in one active cell; a charge happens once",
     2: "no request is served by a cell that does not own the tenant at that epoch",
@@ -28,8 +30,9 @@ RUN_MARK = "CELLWALL_TEST_RUN"
 # pytest's own folders stay in the system's temporary folder: it keeps the last ones there for people to look at.
 PYTEST_ROOT = "PYTEST_DEBUG_TEMPROOT"
 
+PROVES = "proves"  # the property of a test that carries its marks to wherever the table is made
+
 _results: dict[tuple[int, str], list[tuple[str, str]]] = defaultdict(list)
-_marks: dict[str, list[tuple[int, str]]] = {}
 _temporary = pytest.StashKey[Path]()
 
 
@@ -42,8 +45,14 @@ def _frames() -> Iterator[None]:
 
 def pytest_configure(config: pytest.Config) -> None:
     os.environ.setdefault(RUN_MARK, secrets.token_hex(8))
-    config.stash[_temporary] = _own_temporary_folder()
+    if (worker := parallel.worker(config)) is not None:
+        os.environ[RUN_MARK] += f".{worker}"
+        parallel.announce(Path(tempfile.gettempdir()))
+    prefix = "cellwall-tests-" if worker is None else parallel.FOLDERS
+    config.stash[_temporary] = _own_temporary_folder(prefix)
     _end_on_sigterm()
+    if parallel.leads(config):
+        config.pluginmanager.register(parallel.Leader(config.stash[_temporary]), "leader")
 
 
 def pytest_unconfigure(config: pytest.Config) -> None:
@@ -51,10 +60,10 @@ def pytest_unconfigure(config: pytest.Config) -> None:
         shutil.rmtree(config.stash[_temporary], ignore_errors=True)
 
 
-def _own_temporary_folder() -> Path:
+def _own_temporary_folder(prefix: str) -> Path:
     """This run's and its processes' temporary folder: what is left in it was left by nobody else."""
     os.environ.setdefault(PYTEST_ROOT, tempfile.gettempdir())
-    folder = Path(tempfile.mkdtemp(prefix="cellwall-tests-")).resolve()
+    folder = Path(tempfile.mkdtemp(prefix=prefix)).resolve()
     folder.chmod(0o711)  # an unprivileged database account must pass through
     os.environ["TMPDIR"] = tempfile.tempdir = str(folder)
     return folder
@@ -78,17 +87,17 @@ def _end_on_sigterm() -> None:
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:
-        found = [
-            (int(mark.args[0]), kind) for kind in ("invariant", "mutation") for mark in item.iter_markers(name=kind)
-        ]
-        if found:
-            _marks[item.nodeid] = found
+        for kind in ("invariant", "mutation"):
+            item.user_properties += [(PROVES, (int(mark.args[0]), kind)) for mark in item.iter_markers(name=kind)]
+    items.sort(key=lambda item: parallel.rank(item.nodeid))
 
 
 def pytest_runtest_logreport(report: pytest.TestReport) -> None:
-    if report.nodeid in _marks and (report.when == "call" or report.outcome != "passed"):
-        for key in _marks[report.nodeid]:
-            _results[key].append((report.nodeid, report.outcome))
+    if report.when == "call" or report.outcome != "passed":
+        for name, value in report.user_properties:
+            if name == PROVES:
+                number, kind = value
+                _results[number, kind].append((report.nodeid, report.outcome))
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
@@ -122,22 +131,27 @@ def pytest_sessionfinish(session: pytest.Session) -> None:
         time.sleep(0.05)
         left = _processes_left()
     left += _files_left(session.config)
+    if parallel.worker(session.config) is not None:
+        parallel.tell(session.config, left)
+        return
+    left += parallel.told(session.config)
     if left:
         reporter = session.config.pluginmanager.get_plugin("terminalreporter")
         assert reporter is not None
-        for line in left:
+        for line in sorted(set(left)):
             reporter.write_line(f"LEFT BEHIND: {line}", red=True)
         session.exitstatus = pytest.ExitCode.TESTS_FAILED
 
 
 def _files_left(config: pytest.Config) -> list[str]:
     """What this run and its processes made in their temporary folder, and did not remove."""
-    made = config.stash[_temporary].glob("cellwall-*")
+    own = config.stash[_temporary]
+    made = [*own.glob("cellwall-*"), *own.glob(f"{parallel.FOLDERS}*/cellwall-*")]
     return [str(path) for path in made if not path.name.startswith("cellwall-postgres-")]  # a cache of programs
 
 
 def _processes_left() -> list[str]:
-    """Processes that this run started and that still live, as ``pid command``."""
+    """Processes that this run, or a worker of it, started and that still live, as ``pid command``."""
     mark = f"{RUN_MARK}={os.environ[RUN_MARK]}".encode()
     found = []
     for entry in Path("/proc").glob("[0-9]*") if Path("/proc/self/environ").exists() else []:
@@ -148,6 +162,6 @@ def _processes_left() -> list[str]:
             command = (entry / "cmdline").read_bytes().replace(b"\0", b" ").decode(errors="replace").strip()
         except OSError:
             continue  # it ended while we looked, or is not ours
-        if mark in environ and command:
+        if command and any(each == mark or each.startswith(mark + b".") for each in environ):
             found.append(f"{entry.name} {command[:120]}")
     return found

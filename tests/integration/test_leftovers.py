@@ -57,11 +57,12 @@ def folder(server_folder: Path) -> Path:
     return folder
 
 
+@pytest.mark.parametrize("workers", ["0", "2"])
 @pytest.mark.parametrize("kind", ["asynchronous", "synchronous"])
-def test_servers_outlive_a_run_that_timeout_ends(folder: Path, kind: str) -> None:
+def test_servers_outlive_a_run_that_timeout_ends(folder: Path, kind: str, workers: str) -> None:
     ready, file, mark = folder / "ready", folder / "test_waits.py", secrets.token_hex(8)
     file.write_text(WAITS.format(ready=str(ready)))
-    inner = run(file, "-k", kind, mark=mark)
+    inner = run(file, "-k", kind, "-n", workers, mark=mark)
     try:
         deadline = time.monotonic() + PATIENCE_S
         while not ready.exists():
@@ -83,10 +84,11 @@ def test_servers_outlive_a_run_that_timeout_ends(folder: Path, kind: str) -> Non
     assert list(folder.glob("cellwall-*")) == []
 
 
-def test_a_forgotten_folder_is_not_noticed(folder: Path) -> None:
+@pytest.mark.parametrize("workers", ["0", "2"])
+def test_a_forgotten_folder_is_not_noticed(folder: Path, workers: str) -> None:
     file = folder / "test_leaves.py"
     file.write_text(LEAVES)
-    inner = run(file, mark=secrets.token_hex(8))
+    inner = run(file, "-n", workers, mark=secrets.token_hex(8))
     said, _ = inner.communicate(timeout=PATIENCE_S)
     assert inner.returncode == pytest.ExitCode.TESTS_FAILED, said
     assert "1 passed" in said
