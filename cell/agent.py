@@ -15,7 +15,7 @@ import msgspec
 import structlog
 
 from cell.gate import Gate
-from cell.health import Health
+from cell.health import Probes
 from cell.shards.session import Shards
 from contracts.fleet import Accepted, Heartbeat, Registration
 from contracts.names import Field
@@ -102,7 +102,7 @@ class Agent:
         cell: str,
         registration: Registration,
         shards: Shards,
-        health: Health,
+        health: Probes,
         gate: Gate,
         sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
         jitter: Callable[[], float] = random.random,

@@ -1,6 +1,7 @@
 """Health of a cell's process: live (the loop turns), ready (databases reachable, schema right), startup (was ready)."""
 
 import asyncio
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
@@ -25,12 +26,10 @@ class Report:
     reasons: tuple[str, ...] = ()
 
 
-class Health:
-    """Answers the probes. ``schemas`` are the revisions that this version needs: (directory, shard)."""
+class Probes(ABC):
+    """Answers the probes of a process that says in `_reasons` what it lacks."""
 
-    def __init__(self, databases: Databases, schemas: tuple[str, str], clock: Callable[[], float]) -> None:
-        self._databases = databases
-        self._schemas = schemas
+    def __init__(self, clock: Callable[[], float]) -> None:
         self._clock = clock
         self._lock = asyncio.Lock()
         self._report = Report(False, ("not checked yet",))
@@ -48,18 +47,15 @@ class Health:
             return Report(False, ("stopping",))
         async with self._lock:
             if self._clock() - self._checked >= FRESH_S:
-                self._report = await self._check()
+                reasons = await self._reasons()
+                self._report = Report(not reasons, reasons)
                 self._checked = self._clock()
                 self.started = self.started or self._report.ready
         return self._report
 
-    async def _check(self) -> Report:
-        directory_schema, shard_schema = self._schemas
-        shards = self._databases.shards
-        checks = [_schema(self._databases.directory, _DIRECTORY_SCHEMA, "the directory", directory_schema)]
-        checks += [_schema(shards.pool(n), _SHARD_SCHEMA, n, shard_schema) for n in shards.names]
-        reasons = tuple(reason for reason in await asyncio.gather(*checks) if reason)
-        return Report(not reasons, reasons)
+    @abstractmethod
+    async def _reasons(self) -> tuple[str, ...]:
+        """Why the process should get no traffic; empty where it should."""
 
     def handlers(self) -> Sequence[HTTPRouteHandler]:
         """``GET /health/{live,ready,startup}``, open to everybody: they say nothing of tenants."""
@@ -80,6 +76,22 @@ class Health:
             return Response({"started": started}, status_code=200 if started else 503)
 
         return live, ready, startup
+
+
+class Health(Probes):
+    """Of a process of a cell. ``schemas`` are the revisions that this version needs: (directory, shard)."""
+
+    def __init__(self, databases: Databases, schemas: tuple[str, str], clock: Callable[[], float]) -> None:
+        super().__init__(clock)
+        self._databases = databases
+        self._schemas = schemas
+
+    async def _reasons(self) -> tuple[str, ...]:
+        directory_schema, shard_schema = self._schemas
+        shards = self._databases.shards
+        checks = [_schema(self._databases.directory, _DIRECTORY_SCHEMA, "the directory", directory_schema)]
+        checks += [_schema(shards.pool(n), _SHARD_SCHEMA, n, shard_schema) for n in shards.names]
+        return tuple(reason for reason in await asyncio.gather(*checks) if reason)
 
 
 async def _schema(pool: Any, query: str, name: str, expected: str) -> str:
