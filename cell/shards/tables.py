@@ -92,6 +92,17 @@ stream_touched: Final = sa.Table(
     schema=PLATFORM,
 )
 
+# Streams that go out. ``start``: the first position of the slot that is there now; what was read from an older slot of
+# the same name cannot be continued with it.
+stream_senders: Final = sa.Table(
+    "stream_senders",
+    metadata,
+    sa.Column("stream", sa.Text, primary_key=True),
+    sa.Column("tenant_id", sa.BigInteger, nullable=False),
+    sa.Column("start", sa.BigInteger, nullable=False),
+    schema=PLATFORM,
+)
+
 # Events that were decided in the same transaction as the change they tell of. ``relayed_at`` is a hint only; a row is
 # finished, and pruned, when the inbox of every consumer has it.
 outbox: Final = tenant_table(

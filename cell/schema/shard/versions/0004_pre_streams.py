@@ -34,6 +34,14 @@ def upgrade() -> None:
     op.execute(
         f"GRANT SELECT, INSERT, UPDATE, DELETE ON cellwall.stream_progress, cellwall.stream_touched TO {TRANSFER}"
     )
+    op.create_table(
+        "stream_senders",
+        sa.Column("stream", sa.Text, primary_key=True),
+        sa.Column("tenant_id", sa.BigInteger, nullable=False),
+        sa.Column("start", sa.BigInteger, nullable=False),
+        schema="cellwall",
+    )
+    op.execute(f"GRANT SELECT, INSERT, UPDATE, DELETE ON cellwall.stream_senders TO {TRANSFER}")
     for function in _FUNCTIONS:
         install_function(function.partition("(")[0])
         op.execute(f"REVOKE EXECUTE ON FUNCTION cellwall.{function} FROM PUBLIC")
@@ -43,5 +51,6 @@ def upgrade() -> None:
 def downgrade() -> None:
     for function in _FUNCTIONS:
         op.execute(f"DROP FUNCTION cellwall.{function}")
+    op.drop_table("stream_senders", schema="cellwall")
     op.drop_table("stream_touched", schema="cellwall")
     op.drop_table("stream_progress", schema="cellwall")
