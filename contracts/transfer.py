@@ -124,7 +124,7 @@ class Freeze(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     soft_ms: Annotated[int, msgspec.Meta(ge=0, le=60_000)]
     hard_ms: Annotated[int, msgspec.Meta(ge=1, le=60_000)]
     stream: str = ""  # with `marker`: the stream that the freeze ends
-    marker: "MarkerName | Literal['']" = ""
+    marker: Annotated[str, msgspec.Meta(pattern=r"^[A-Za-z0-9-]{0,64}$")] = ""
 
 
 class Frozen(msgspec.Struct, frozen=True):
