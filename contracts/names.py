@@ -50,10 +50,18 @@ class Metric(StrEnum):
     REPORTS_DURATION = "cellwall_report_seconds"
     REPORTS_OBSERVED = "cellwall_reports_observed_total"
     REPORTS_RUNNING = "cellwall_reports_running"
+    SAGAS_ENDED = "cellwall_sagas_ended_total"
+    SAGAS_UNSURE = "cellwall_sagas_unsure_total"
+    SAGAS_STUCK = "cellwall_sagas_stuck_total"
+    WEBHOOKS_SENT = "cellwall_webhooks_sent_total"
     CONTROL_MOVES = "cellwall_moves_total"
     CONTROL_HOLD = "cellwall_move_hold_seconds"
+    CONTROL_BATCHES = "cellwall_batches_total"
+    CONTROL_BATCH_MOVES = "cellwall_batch_moves_total"
     CONTROL_NOISY = "cellwall_noisy_actions_total"
     CONTROL_REVISION = "cellwall_route_log_revision"
+    ZERO_FORWARDED = "cellwall_zero_forwarded_total"
+    ZERO_SHADOWS = "cellwall_zero_shadow_reads_total"
 
 
 class Refusal(StrEnum):

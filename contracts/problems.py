@@ -151,11 +151,23 @@ KEY_IN_FLIGHT = Problem(
 KEY_REUSED = Problem(
     "idempotency-key-reused", 422, "This Idempotency-Key was used with another payload", "Use a new key."
 )
+NO_PAYMENTS = Problem(
+    "no-payments",
+    409,
+    "No payments are taken here",
+    "Order without a payment, or ask the operator to name a gateway (docs/product.md).",
+)
 REPORTS_QUEUE_FULL = Problem(
     "reports-queue-full", 429, "Your queue of reports is full", "Wait for Retry-After, or delete a report that waits."
 )
 REPORT_NOT_READY = Problem(
     "report-not-ready", 409, "The report has no result", "Read its status; ask again when it is done."
+)
+SUMMARY_TOO_LONG = Problem(
+    "summary-too-long",
+    422,
+    "The summary would not be ready while you wait",
+    "Ask for fewer days, or have a report made: POST /v1/reports.",
 )
 BLOBS_UNAVAILABLE = Problem(
     "blobs-unavailable", 503, "The store of files cannot be reached", "Try again after Retry-After."
@@ -199,6 +211,29 @@ TENANT_TOO_LARGE = Problem(
     409,
     "The tenant is too large to be moved in one step",
     "Delete what it does not need, or leave it where it is: moving large tenants is not built yet.",
+)
+NOTHING_TO_MOVE = Problem("nothing-to-move", 409, "There is nothing to move", "Leave it as it is.")
+PLAN_INCOMPLETE = Problem(
+    "plan-incomplete",
+    409,
+    "Not every tenant can be moved",
+    "Do what helps, then plan again; or send partial (--partial) to move the others.",
+)
+BATCH_RUNNING = Problem(
+    "batch-running", 409, "A batch of moves is under way", "Wait for it, or cancel it: cellctl plans status"
+)
+MOVE_UNDONE = Problem(
+    "move-undone", 409, "A batch of moves would undo this", "Wait for the batch, or cancel it: cellctl plans status"
+)
+PINNED = Problem("tenant-pinned", 409, "The tenant is pinned to a cell", "Unpin it first: cellctl tenants unpin TENANT")
+UNTRANSLATABLE = Problem(
+    "untranslatable",
+    409,
+    "Rows of the tenant do not translate",
+    "Mend the rows that detail names, then move it again; see: cellctl zero preflight",
+)
+ZERO_NOT_EMPTY = Problem(
+    "cell-zero-not-empty", 409, "Cell zero still has tenants", "Move them out first: cellctl zero status"
 )
 MOVE_DECIDED = Problem("move-decided", 409, "The move is past its decision", "Let it finish, then roll it back.")
 

@@ -24,16 +24,18 @@ from sqlalchemy.ext.asyncio import AsyncEngine
 
 from contracts import routes
 from contracts.keys import Purpose, derive
-from control_plane import api, frontdoor, moves_api, routes_api, usage_api
+from control_plane import api, frontdoor, moves_api, plans_api, routes_api, usage_api
 from control_plane.auth import api_guard, front_door_guard
+from control_plane.batch_service import Batches
 from control_plane.cell_client import CellClient
 from control_plane.cells import Cells
 from control_plane.frontdoor import WorkspaceFinder
+from control_plane.headroom import Headroom
 from control_plane.leader import Leader
 from control_plane.mail import FileMailer, Mailer, NoMail
 from control_plane.metrics import FleetMetrics, metrics_handler
 from control_plane.move_metrics import MoveMetrics
-from control_plane.move_runner import MoveRunner
+from control_plane.move_runner import CONCURRENT_MOVES, MoveRunner
 from control_plane.move_service import Moves
 from control_plane.mover import Boundary, Mover, unobserved
 from control_plane.noisy_service import Noisy
@@ -44,6 +46,7 @@ from control_plane.settings import MoverSettings, PlaneSettings, Settings, Setti
 from control_plane.signals import Signals
 from control_plane.tenants import Tenancy
 from control_plane.usage import Usage
+from control_plane.wave_runner import WaveRunner
 from control_plane.web import EXCEPTION_HANDLERS, health_handlers, provide_actor
 
 SWEEP_S: Final = 5.0
@@ -74,6 +77,9 @@ class Services:
     usage: Usage
     noisy: Noisy
     watcher: Watcher
+    batches: Batches
+    waves: WaveRunner
+    headroom: Headroom
 
 
 def compose(
@@ -86,6 +92,7 @@ def compose(
     clock: Callable[[], float],
     rng: random.Random,
     on_boundary: Boundary = unobserved,
+    concurrent_moves: int = CONCURRENT_MOVES,
 ) -> Services:
     """Wire the services. ``clock`` is monotonic seconds; ``on_boundary`` is told of every committed state of a move."""
     registry = CollectorRegistry()
@@ -110,13 +117,16 @@ def compose(
         Cells(engine),
         tenancy,
         moves,
-        MoveRunner(engine, signals, mover),
+        MoveRunner(engine, signals, mover, concurrent=concurrent_moves),
         Reconciler(engine, client, hint_key),
         WorkspaceFinder(tenancy, mailer, base_domain, clock),
         FleetMetrics(engine, registry),
         Usage(engine),
         Noisy(engine),
         Watcher(engine, moves, rng, registry),
+        Batches(engine, client, rng),
+        WaveRunner(engine, signals, moves, rng, registry),
+        Headroom(engine),
     )
 
 
@@ -126,6 +136,7 @@ def create_app(services: Services, fleet_root: bytes) -> Litestar:
         api.router,
         routes_api.router,
         moves_api.moves_router,
+        plans_api.router,
         usage_api.router,
         metrics_handler(services.metrics),
         *health_handlers(services.engine),
@@ -155,6 +166,8 @@ def _litestar(services: Services, root: Router) -> Litestar:
         "finder": services.finder,
         "usage": services.usage,
         "noisy": services.noisy,
+        "batches": services.batches,
+        "headroom": services.headroom,
     }
     return Litestar(
         [root],
@@ -239,6 +252,7 @@ async def _composed(settings: PlaneSettings, mailer: Mailer, on_boundary: Bounda
                 clock=asyncio.get_running_loop().time,
                 rng=random.SystemRandom(),
                 on_boundary=on_boundary,
+                concurrent_moves=settings.concurrent_moves,
             )
     finally:
         await engine.dispose()
@@ -303,6 +317,7 @@ def _background(services: Services, dsn: str, may_lead: bool) -> list[asyncio.Ta
         async with asyncio.TaskGroup() as group:
             group.create_task(services.runner.run(term))
             group.create_task(services.reconciler.run(term))
+            group.create_task(_forever("batches_failed", lambda: services.waves.run(term)))
             group.create_task(_forever("watching_failed", services.watcher.run))
             group.create_task(_forever("housekeeping_failed", lambda: _keep_house(services)))
 
@@ -325,6 +340,7 @@ async def _forever(event: str, work: Callable[[], Awaitable[None]]) -> None:
 async def _keep_house(services: Services) -> None:
     while True:
         await services.tenancy.sweep()
+        await services.headroom.sample()
         async with services.engine.begin() as conn:
             await forget_superseded(conn, KEEP_SUPERSEDED_S)
         await asyncio.sleep(SWEEP_S)

@@ -127,6 +127,33 @@ async def reserve(conn: AsyncConnection, name: str) -> None:
         raise ProblemError(CELL_FULL, f"{name} holds {held} of {row.capacity} tenants.")
 
 
+async def change_cell(
+    conn: AsyncConnection, name: str, state: routes.CellState | None, capacity: int | None, actor: Actor
+) -> Cell:
+    """Set state or capacity in the caller's transaction; its row stays locked to the end."""
+    values: dict[str, Any] = {}
+    if state is not None:
+        values["state"] = state
+    if capacity is not None:
+        values |= {"capacity": capacity, "capacity_pinned": True}
+    await conn.execute(sa.select(cells.c.name).where(cells.c.name == name).with_for_update())
+    before = await cell_of(conn, name)
+    if not values:
+        return before
+    if state == "closed" and before.tenants:
+        raise ProblemError(
+            CONFLICT, f"{name} holds {before.tenants} tenants.",
+            advice=f"Move them away first (cellctl cells evacuate {name}), then close it.",
+        )  # fmt: skip
+    await conn.execute(sa.update(cells).where(cells.c.name == name).values(values))
+    changed = {k: v for k, v in values.items() if k != "capacity_pinned"}
+    await audit.record(conn, actor.name, "cell_changed", f"cell:{name}", **changed)
+    after = await cell_of(conn, name)
+    if after.state != before.state:
+        await publish(conn, [routes.Cell(name, after.address, after.state)])
+    return after
+
+
 class Cells:
     """What agents and operators do with cells."""
 
@@ -205,27 +232,8 @@ class Cells:
 
     async def change(self, name: str, state: routes.CellState | None, capacity: int | None, actor: Actor) -> Cell:
         """Set state or capacity. An operator's capacity wins over what the cell reports from then on."""
-        values: dict[str, Any] = {}
-        if state is not None:
-            values["state"] = state
-        if capacity is not None:
-            values |= {"capacity": capacity, "capacity_pinned": True}
         async with self._engine.begin() as conn:
-            await conn.execute(sa.select(cells.c.name).where(cells.c.name == name).with_for_update())
-            before = await cell_of(conn, name)
-            if not values:
-                return before
-            if state == "closed" and before.tenants:
-                raise ProblemError(
-                    CONFLICT, f"{name} holds {before.tenants} tenants.", advice="Move them away first, then close it."
-                )
-            await conn.execute(sa.update(cells).where(cells.c.name == name).values(values))
-            changed = {k: v for k, v in values.items() if k != "capacity_pinned"}
-            await audit.record(conn, actor.name, "cell_changed", f"cell:{name}", **changed)
-            after = await cell_of(conn, name)
-            if after.state != before.state:
-                await publish(conn, [routes.Cell(name, after.address, after.state)])
-            return after
+            return await change_cell(conn, name, state, capacity, actor)
 
     async def remove(self, name: str, actor: Actor) -> None:
         """Take an empty, stopped cell out of the fleet; routers get a tombstone. A cell that is started again returns.

@@ -134,6 +134,8 @@ tenants = sa.Table(
     # While set, its route has the throttled plan in the place of its own; for the sake of the cell that is named.
     sa.Column("throttled_until", sa.DateTime(timezone=True)),
     sa.Column("throttled_in", sa.Text),
+    # The one cell in which an operator wants it to live: nothing moves it elsewhere, a rebalance moves it there.
+    sa.Column("pinned_to", sa.Text, sa.ForeignKey("cells.name")),
     # Keyed hash of the owner's e-mail address; the address itself is not kept here.
     sa.Column("email_digest", sa.LargeBinary, nullable=False),
     sa.Column("created_at", sa.DateTime(timezone=True), nullable=False, server_default=_now()),
@@ -198,11 +200,12 @@ class Tenant:
     move_target: str | None
     created_at: datetime
     throttled_until: datetime | None = None
+    pinned_to: str | None = None
 
     @classmethod
     def of(cls, row: sa.Row[Any]) -> "Tenant":
         """From a row that has (at least) the columns of ``tenants``."""
         return cls(
             row.number, row.slug, row.name, row.cell, row.epoch, row.epoch_high, row.state, row.plan, row.region,
-            tuple(row.hosts), row.move_id, row.move_target, row.created_at, row.throttled_until,
+            tuple(row.hosts), row.move_id, row.move_target, row.created_at, row.throttled_until, row.pinned_to,
         )  # fmt: skip

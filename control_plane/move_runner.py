@@ -14,7 +14,7 @@ from control_plane.signals import MOVES, Signals
 
 log = structlog.get_logger()
 
-CONCURRENT_MOVES: Final = 4
+CONCURRENT_MOVES: Final = 8  # above what a batch starts at once, so that an operator's move need not wait for it
 LOOK_S: Final = 1.0  # without any signal, look for work this often
 RETRY_S: Final = 1.0  # before a move that ended with an error is driven again
 

@@ -7,7 +7,7 @@ the throttle to expire, because a throttled tenant is quiet for that reason alon
 
 import random
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import StrEnum
 from statistics import median
 from typing import Final
@@ -216,7 +216,7 @@ def target_for(
     avoid = wanted.avoid | busy | {home}
     placed: Placement | NoPlacement = NoPlacement("")
     for tier in dict.fromkeys((wanted.tier, "dedicated")):
-        placed = place(fleet, Wanted(tier, wanted.weight, wanted.region, wanted.schema, frozenset(avoid)), rng)
+        placed = place(fleet, replace(wanted, tier=tier, avoid=frozenset(avoid)), rng)
         if isinstance(placed, Placement):
             return placed
     return placed

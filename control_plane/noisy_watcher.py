@@ -152,7 +152,7 @@ class Watcher:
         home = next((cell for cell in look.fleet if cell.name == tenant.cell), None)
         if home is None:
             return NoPlacement("its cell is not in the fleet")
-        wanted = Wanted(tier, weight, tenant.region, home.schema)
+        wanted = Wanted(tier, weight, tenant.region, home.schema, pin=tenant.pinned_to)
         return target_for([cell.facts for cell in look.fleet], look.loads, home.name, wanted, self._rng)
 
     async def _apply(self, conn: AsyncConnection, tenant: Tenant, action: Action, policy: Policy) -> None:

@@ -1,8 +1,8 @@
 """Placement: fleet snapshot + tenant -> cell + reason in words (design section 4). Pure: no I/O, randomness comes in.
 
-Hard filters, none of which is ever traded for load: state, health, region, tier, schema revision, capacity. Among the
-cells that pass, the lowest projected load wins; where the best two are within `TIE` of each other, chance decides, so
-that several placers with the same snapshot do not all choose the same cell.
+Hard filters, none of which is ever traded for load: pin, state, health, region, tier, schema revision, capacity.
+Among the cells that pass, the lowest projected load wins; where the best two are within `TIE` of each other, chance
+decides, so that several placers with the same snapshot do not all choose the same cell.
 """
 
 import random
@@ -31,18 +31,23 @@ class CellFacts:
 
 @dataclass(frozen=True, slots=True)
 class Wanted:
-    """What a tenant needs. ``region`` and ``schema`` None: any will do. ``avoid``: cells that are no choice for it."""
+    """What a tenant needs. ``region`` and ``schema`` None: any will do. ``avoid``: cells that are no choice for it.
+
+    ``pin``: the one cell that an operator keeps it in; any, where None.
+    """
 
     tier: str
     weight: float
     region: str | None = None
     schema: str | None = None
     avoid: frozenset[str] = frozenset()
+    pin: str | None = None
 
 
 class Filter(StrEnum):
-    """The hard filter that a cell did not pass."""
+    """The hard filter that a cell did not pass, in the order in which they are asked."""
 
+    PIN = "pin"
     AVOID = "avoid"
     STATE = "state"
     HEALTH = "health"
@@ -77,6 +82,8 @@ class NoPlacement:
 
 def misfit(cell: CellFacts, wanted: Wanted) -> Misfit | None:
     """The first hard filter that ``cell`` does not pass, or None where it can take the tenant."""
+    if wanted.pin is not None and cell.name != wanted.pin:
+        return Misfit(Filter.PIN, f"{cell.name} is not {wanted.pin}, to which the tenant is pinned")
     if cell.name in wanted.avoid:
         return Misfit(Filter.AVOID, f"{cell.name} is not a choice for this tenant")
     if cell.state != "active":

@@ -7,13 +7,14 @@ import sys
 from pathlib import Path
 from typing import Annotated, TypeVar
 
-from pydantic import AfterValidator, SecretStr, ValidationError
+from pydantic import AfterValidator, Field, SecretStr, ValidationError
 from pydantic_settings import BaseSettings, SettingsConfigDict
 from sqlalchemy.engine import make_url
 from sqlalchemy.exc import ArgumentError
 from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
 
 from contracts import ids, keys, logs, routes
+from control_plane.move_runner import CONCURRENT_MOVES
 
 STATEMENT_TIMEOUT_MS = 10_000
 IDLE_IN_TRANSACTION_MS = 30_000
@@ -91,6 +92,7 @@ class PlaneSettings(FleetSettings):
     """What whoever may lead needs as well."""
 
     base_domain: Annotated[str, AfterValidator(ids.host)]
+    concurrent_moves: Annotated[int, Field(ge=1, le=64)] = CONCURRENT_MOVES  # executed at once; others wait their turn
 
 
 class MoverSettings(PlaneSettings):

@@ -262,6 +262,21 @@ class Tenancy:
             await publish(conn, [route_of(tenant, state)])
             return tenant
 
+    async def pin(self, name: str, cell: str | None, actor: Actor) -> Tenant:
+        """Keep the tenant in a cell whatever plans say, or (None) let it go; it is not moved by this alone."""
+        async with self._engine.begin() as conn:
+            tenant = await tenant_named(conn, name, lock=True)
+            if tenant.state not in ("active", "suspended"):
+                raise ProblemError(CONFLICT, f"The tenant is {tenant.state}.")
+            if cell is not None and (chosen := await cell_of(conn, cell)).region != tenant.region:
+                raise ProblemError(
+                    CONFLICT,
+                    f"{cell} is in the region {chosen.region}; the data of {tenant.slug} stays in {tenant.region}.",
+                )
+            tenant = await _write(conn, tenant, pinned_to=cell)
+            await audit.record(conn, actor.name, "tenant_pinned", _subject(tenant), cell=cell)
+            return tenant
+
     async def delete(self, name: str, actor: Actor) -> Tenant:
         """End a tenant for good: no route and a free slug at once, its rows purged at the cell now or by the sweeper.
 
