@@ -20,6 +20,7 @@ from prometheus_client.exposition import CONTENT_TYPE_LATEST, generate_latest
 from cell import answers, blobs, servers, settings
 from cell.agent import TIMEOUT_S, Agent, UsageReports, package_version
 from cell.blobs import Blobs
+from cell.events import outbox
 from cell.events.stream import connect
 from cell.fairness.internal import InternalWall
 from cell.fairness.levels import Level, Operations, Rule
@@ -32,7 +33,10 @@ from cell.metrics import CellMetrics
 from cell.modules.accounts.api import router as accounts
 from cell.modules.accounts.public import create_owner
 from cell.modules.catalog.api import router as catalog
+from cell.modules.inventory.api import router as inventory
 from cell.modules.orders.api import router as orders
+from cell.modules.orders.public import SAGAS
+from cell.modules.payments.api import router as payments
 from cell.modules.reports.api import router as reports
 from cell.modules.reports.public import QueueWall
 from cell.schema import migrate
@@ -56,7 +60,8 @@ QUEUE_FULL: Final = problems.REPORTS_QUEUE_FULL.slug
 REPORTS_WALL: Final = QueueWall()  # it stands
 TRANSFER_CONNECTIONS: Final = 6  # per shard
 BODY_BYTES_MAX: Final = 4 << 20  # whatever a handler asks for
-PRODUCT: Final[Sequence[Router]] = (accounts, catalog, orders, reports)
+PRODUCT: Final[Sequence[Router]] = (accounts, catalog, inventory, orders, payments, reports)
+KINDS: Final = (outbox.WORK_KIND, SAGAS)  # of work that goes on as soon as a tenant has moved in
 
 # What is heavy by its nature waits for seats of its own.
 LEVELS: Final[Sequence[Rule]] = (
@@ -71,6 +76,8 @@ def product(
     files: Blobs,
     routers: Sequence[Router] = PRODUCT,
     reports_wall: QueueWall = REPORTS_WALL,
+    *,
+    takes_payments: bool = False,
 ) -> Litestar:
     """The product. Handlers get ``tenant``, ``shards`` and ``blobs``; it must be served behind an `Ingress`."""
 
@@ -83,6 +90,9 @@ def product(
     async def provide_reports_wall() -> QueueWall:
         return reports_wall
 
+    async def provide_takes_payments() -> bool:
+        return takes_payments
+
     return Litestar(
         route_handlers=[*routers, *health.handlers()],
         dependencies={
@@ -90,6 +100,7 @@ def product(
             "shards": Provide(provide_shards),
             "blobs": Provide(provide_blobs),
             "reports_wall": Provide(provide_reports_wall),
+            "takes_payments": Provide(provide_takes_payments),
         },
         exception_handlers=answers.HANDLERS,
         openapi_config=None,
@@ -171,9 +182,16 @@ async def _serve(configured: ApiSettings, data: Any, inner: Any) -> int:
             gate=gate,
             create_owner=create_owner,
             clock=clock,
+            kinds=KINDS,
         )
         queue = QueueWall(configured.walls.reports, partial(metrics.observed, "reports", QUEUE_FULL))
-        served = product(databases.shards, health, blobs.opened(configured.blobs), reports_wall=queue)
+        served = product(
+            databases.shards,
+            health,
+            blobs.opened(configured.blobs),
+            reports_wall=queue,
+            takes_payments=configured.payments_url is not None,
+        )
         wall = _wall(configured, served, databases, metrics)
         ingress = Ingress(
             served,

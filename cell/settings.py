@@ -12,7 +12,7 @@ import pydantic
 from pydantic import AfterValidator, Field, SecretStr
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
-from cell import blobs
+from cell import blobs, errands
 from cell.fairness.levels import Enforcement
 from contracts import ids, keys, logs, routes
 from contracts.fleet import Tier
@@ -39,7 +39,17 @@ def _postgres(text: SecretStr) -> SecretStr:
     return text
 
 
+def _http(text: str) -> str:
+    parts = urlsplit(text)
+    if parts.scheme not in {"http", "https"} or not parts.hostname:
+        raise ValueError("must be http://HOST:PORT or https://HOST")
+    if parts.username is not None or parts.query or parts.fragment:
+        raise ValueError("must hold no credential, query or fragment")
+    return text
+
+
 BlobsUrl = Annotated[str, AfterValidator(blobs.check_url)]
+HttpUrl = Annotated[str, AfterValidator(_http)]
 Address = Annotated[str, AfterValidator(_address)]
 Key = Annotated[SecretStr, AfterValidator(_key)]
 Token = Annotated[SecretStr, Field(min_length=32)]
@@ -92,6 +102,8 @@ class CellSettings(_SchemaSettings):
     transfer_token: Token  # opens everything but health on the internal listener and on the worker's
     pool_size: Annotated[int, Field(ge=1, le=200)] = 10  # connections per shard
     walls: Walls = Walls()
+    payments_url: HttpUrl | None = None  # the fleet's gateway; without it no order can be paid here
+    webhooks_private: bool = False  # whether webhooks may go to private addresses and by http://, as on a laptop
 
 
 class ApiSettings(CellSettings):
@@ -133,6 +145,14 @@ class WorkerSettings(CellSettings):
     worker_listen: Address  # health, and metrics behind the transfer token
     blobs: BlobsUrl  # file:///FOLDER or s3://BUCKET/PREFIX, the same as the API's
     reports_at_once: Annotated[int, Field(ge=1, le=16)] = 2  # of the cell, over all its workers
+    payments_token: Token | None = None
+    payments_timeout_s: Annotated[float, Field(gt=0, le=errands.CALL_S_MAX / 2)] = 10.0  # of one call of the gateway
+
+    @pydantic.model_validator(mode="after")
+    def _gateway_is_complete(self) -> "WorkerSettings":
+        if (self.payments_url is None) != (self.payments_token is None):
+            raise ValueError(f"{PREFIX}PAYMENTS_URL and {PREFIX}PAYMENTS_TOKEN need each other")
+        return self
 
 
 def load(kind: type[_S]) -> _S:

@@ -21,7 +21,7 @@ from prometheus_client import CONTENT_TYPE_LATEST, CollectorRegistry, generate_l
 
 from cell import answers, blobs, idempotency, servers, settings
 from cell.blobs import BlobError, Blobs
-from cell.bulkhead import Bulkhead, Slots
+from cell.bulkhead import RUNNING_MAX, Bulkhead, Job, Slots
 from cell.events.inbox import Consumer, Inbox, subscriptions
 from cell.events.metrics import EventMetrics
 from cell.events.pump import DEFAULT_PACE, Pace, Pump
@@ -32,6 +32,8 @@ from cell.health import Health
 from cell.metering import Meter
 from cell.modules.accounts import public as accounts
 from cell.modules.catalog import public as catalog
+from cell.modules.orders import conductor as sagas
+from cell.modules.payments import public as payments
 from cell.modules.reports import public as reports
 from cell.schema import migrate
 from cell.settings import WorkerSettings
@@ -68,7 +70,8 @@ def run(configured: WorkerSettings) -> int:
 async def _serve(configured: WorkerSettings, listener: socket) -> int:
     async with composed(configured) as worker, asyncio.TaskGroup() as group:
         group.create_task(worker.pump.run())
-        group.create_task(worker.bulkhead.run())
+        for each in worker.rooms:
+            group.create_task(each.run())
         beside = [group.create_task(work) for work in (worker.publisher.run(), _tidy(worker))]
         _log.info("worker_started", consumers=[consumer.name for consumer in CONSUMERS])
         await servers.serve([servers.Listener(worker.application, listener)], worker.stop)
@@ -86,16 +89,23 @@ class Worker:
     application: Litestar
     health: Health
     publisher: Publisher
-    bulkhead: Bulkhead
+    bulkhead: Bulkhead  # of heavy work
+    outside: Sequence[Bulkhead]  # of work that calls what is outside of the cell
     files: Blobs
     shards: Shards
     registry: CollectorRegistry
+
+    @property
+    def rooms(self) -> Sequence[Bulkhead]:
+        """Everything that runs jobs of tenants."""
+        return (self.bulkhead, *self.outside)
 
     def stop(self) -> None:
         """Say that it stops, and begin nothing new."""
         self.health.drain()
         self.pump.stop()
-        self.bulkhead.stop()
+        for each in self.rooms:
+            each.stop()
 
 
 @asynccontextmanager
@@ -109,10 +119,12 @@ async def composed(
         pools.opened(directory_dsn, password, configured.pool_size, application, meter.spent) as databases,
         connect(configured.redis_url.get_secret_value()) as redis,
         _heavy(configured, databases, meter.spent) as heavy,
+        _gateway(configured) as gateway,
     ):
         registry, files = CollectorRegistry(), blobs.opened(configured.blobs)
         metrics, stream = EventMetrics(registry), Stream(redis, configured.name)
-        chores = (*CHORES, reports.chore(files, configured.name))
+        saga_metrics, shards, home = sagas.SagaMetrics(registry), databases.shards, configured.name
+        chores = (*CHORES, reports.chore(files, home), sagas.chore(home, saga_metrics))
         relay = Relay(databases.shards, stream, subscriptions(consumers), metrics, chores)
         inbox = Inbox(databases.shards, consumers, metrics)
         pump = Pump(relay, inbox, stream, databases.shards.names, consumers, pace)
@@ -120,8 +132,25 @@ async def composed(
         health = Health(databases, schemas, asyncio.get_running_loop().time)
         served = _application(health, registry, configured.transfer_token.get_secret_value())
         bulkhead = _bulkhead(configured, databases, heavy, files, reports.ReportMetrics(registry))
+        outside = [_room(shards, job) for job in (sagas.job(shards, gateway, home, saga_metrics),)]
         publisher = Publisher(meter, Exchange(redis, configured.name))
-        yield Worker(pump, served, health, publisher, bulkhead, files, databases.shards, registry)
+        yield Worker(pump, served, health, publisher, bulkhead, outside, files, databases.shards, registry)
+
+
+@asynccontextmanager
+async def _gateway(configured: WorkerSettings) -> AsyncIterator[payments.Gateway]:
+    """The fleet's gateway, where the settings name one."""
+    if configured.payments_url is None or configured.payments_token is None:
+        yield payments.NoGateway()
+        return
+    token, timeout_s = configured.payments_token.get_secret_value(), configured.payments_timeout_s
+    async with payments.opened(configured.payments_url, token, timeout_s) as gateway:
+        yield gateway
+
+
+def _room(shards: Shards, job: Job) -> Bulkhead:
+    """For work that waits for others most of its time: no wall, and the worker's own connections, held for moments."""
+    return Bulkhead(shards, job, None, at_once=RUNNING_MAX, of_shard=RUNNING_MAX, observed=None)
 
 
 @asynccontextmanager

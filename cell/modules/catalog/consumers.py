@@ -10,7 +10,7 @@ from cell.events.outbox import Event
 from cell.modules.catalog import service
 from cell.shards.session import TenantSession
 
-ORDER_CREATED: Final = "order.created"
+SOLD: Final = frozenset({"order.created", "order.confirmed"})  # of each order one, when it is sure to stand
 
 
 class _Line(msgspec.Struct, frozen=True):
@@ -23,7 +23,7 @@ class _Sold(msgspec.Struct, frozen=True):
 
 
 async def count_units(session: TenantSession, event: Event) -> None:
-    """Count the units of an order that was created."""
+    """Count the units of an order that stands."""
     quantities: Counter[UUID] = Counter()
     for line in msgspec.convert(event.payload, _Sold).lines:
         quantities[line.product_id] += line.quantity

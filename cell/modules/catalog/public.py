@@ -5,7 +5,7 @@ from typing import Final
 import sqlalchemy as sa
 
 from cell.events.inbox import Consumer
-from cell.modules.catalog.consumers import ORDER_CREATED, count_units
+from cell.modules.catalog.consumers import SOLD, count_units
 from cell.modules.catalog.service import Price, prices
 from cell.modules.catalog.tables import products
 
@@ -16,4 +16,4 @@ PRODUCTS: Final = sa.select(products.c.tenant_id, products.c.product_id, product
     "products"
 )
 
-CONSUMERS: Final = (Consumer("catalog.units-sold", frozenset({ORDER_CREATED}), count_units),)
+CONSUMERS: Final = (Consumer("catalog.units-sold", SOLD, count_units),)

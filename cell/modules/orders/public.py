@@ -8,13 +8,26 @@ import sqlalchemy as sa
 
 from cell.modules.orders.tables import order_lines, orders
 
-ORDER_CREATED: Final = "order.created"
+SAGAS: Final = "sagas"  # the kind of work of the order sagas
+ORDER_CREATED: Final = "order.created"  # complete at once: nothing was to be paid
+ORDER_CONFIRMED: Final = "order.confirmed"  # paid
+ORDER_CANCELLED: Final = "order.cancelled"  # nothing was paid, or it was given back
 
-# For statements of others, which name ``tenant_id`` as all do. Columns are added, never changed. Orders are never
-# changed or taken back, and their numbers are in the order of their commits: all up to a number are a snapshot.
-ORDERS: Final = sa.select(
-    orders.c.tenant_id, orders.c.order_id, orders.c.number, orders.c.created_at, orders.c.currency, orders.c.total_cents
-).subquery("orders")
+# For statements of others, which name ``tenant_id`` as all do. Columns are added, never changed. These are orders that
+# stand: one that waits for its payment joins them when it is confirmed, and never leaves them again. The columns never
+# change, and numbers are in the order of their commits: all up to a number, but for those that wait, are a snapshot.
+ORDERS: Final = (
+    sa.select(
+        orders.c.tenant_id,
+        orders.c.order_id,
+        orders.c.number,
+        orders.c.created_at,
+        orders.c.currency,
+        orders.c.total_cents,
+    )
+    .where(orders.c.status != sa.literal_column("'pending'"), orders.c.status != sa.literal_column("'cancelled'"))
+    .subquery("orders")
+)
 ORDER_LINES: Final = sa.select(
     order_lines.c.tenant_id,
     order_lines.c.order_id,
@@ -41,3 +54,14 @@ class OrderCreated(msgspec.Struct, frozen=True):
     total_cents: int
     currency: str
     lines: list[SoldLine]
+
+
+class OrderEnded(msgspec.Struct, frozen=True):
+    """The payload of ``order.confirmed`` and ``order.cancelled``; ``note`` says why it was cancelled."""
+
+    order_id: UUID
+    number: int
+    total_cents: int
+    currency: str
+    lines: list[SoldLine]
+    note: str | None

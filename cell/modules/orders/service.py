@@ -1,9 +1,12 @@
-"""The rules of the orders: one currency, totals in integer cents, numbers without a gap, and the event beside it."""
+"""The rules of the orders: one currency, totals in integer cents, numbers without a gap, and the event beside it.
+
+An order that is to be paid is pending: its saga, a row that is committed with it, makes it confirmed or cancelled.
+"""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from datetime import datetime
-from typing import Final
+from datetime import datetime, timedelta
+from typing import Any, Final
 from uuid import UUID
 
 import asyncpg
@@ -11,18 +14,25 @@ import sqlalchemy as sa
 from sqlalchemy.dialects.postgresql import ARRAY, insert
 from sqlalchemy.sql.functions import func
 
+from cell.errands import Queue
 from cell.events import outbox
 from cell.ids import uuid7
 from cell.modules.catalog import public as catalog
-from cell.modules.orders.public import ORDER_CREATED, OrderCreated, SoldLine
-from cell.modules.orders.tables import NUMBERS, order_lines, orders
+from cell.modules.orders.public import ORDER_CREATED, SAGAS, OrderCreated, SoldLine
+from cell.modules.orders.saga import ENDS, Step
+from cell.modules.orders.tables import NUMBERS, order_lines, orders, sagas
 from cell.shards.session import TenantSession
 from cell.shards.sql import prepare
 from cell.shards.tables import counters
 from cell.wire import invalid
 from contracts import problems
 
-CREATED: Final = "created"
+CREATED: Final = "created"  # nothing was to be paid by the order
+PENDING: Final = "pending"
+CONFIRMED: Final = "confirmed"
+CANCELLED: Final = "cancelled"
+CANCEL_ASKED: Final = "Cancelled on request."
+QUEUE: Final = Queue(sagas, "order_id", SAGAS)
 
 _TENANT = sa.bindparam("tenant_id", type_=sa.BigInteger)
 _order = sa.and_(orders.c.tenant_id == _TENANT, orders.c.order_id == sa.bindparam("order_id"))
@@ -78,6 +88,55 @@ _LINES_OF = prepare(
     )
     .order_by(order_lines.c.order_id, order_lines.c.line)
 )
+_END = prepare(
+    sa.update(orders)
+    .where(_order, orders.c.status == sa.literal(PENDING))
+    .values(status=sa.bindparam("status", type_=sa.Text), version=orders.c.version + sa.literal_column("1"))
+)
+_saga = sa.and_(sagas.c.tenant_id == _TENANT, sagas.c.order_id == sa.bindparam("order_id", type_=sa.Uuid))
+_ADD_SAGA = prepare(
+    sa.insert(sagas).values(
+        tenant_id=_TENANT,
+        order_id=sa.bindparam("order_id"),
+        step=Step.RESERVE.value,
+        method=sa.bindparam("method", type_=sa.Text),
+    )
+)
+_GET_SAGA = prepare(sa.select(sagas).where(_saga))
+_HOLD_SAGA = prepare(sa.select(sagas.c.step, sagas.c.method).where(QUEUE.mine).with_for_update())
+_NOTE = func.coalesce(sa.bindparam("note", type_=sa.Text), sagas.c.note)
+_MOVE_SAGA = prepare(
+    sa.update(sagas)
+    .where(QUEUE.mine)
+    .values(step=sa.bindparam("step", type_=sa.Text), note=_NOTE, failures=sa.literal_column("0"))
+)
+_END_SAGA = prepare(
+    sa.update(sagas)
+    .where(QUEUE.mine)
+    .values(step=sa.bindparam("step", type_=sa.Text), note=_NOTE, lease=None, finished_at=func.now())
+)
+# Counted as one more attempt: whatever is under way at the gateway records nothing any more.
+_ASK_CANCEL = prepare(
+    sa.update(sagas)
+    .where(_saga, sagas.c.step.in_([sa.literal_column("'reserve'"), sa.literal_column("'charge'")]))
+    .values(
+        step=Step.CANCEL.value,
+        note=sa.bindparam("note", type_=sa.Text),
+        attempt=sagas.c.attempt + sa.literal_column("1"),
+        failures=sa.literal_column("0"),
+        lease=None,
+        due=func.now(),
+    )
+)
+_STUCK = prepare(
+    sa.select(func.count())
+    .select_from(sagas)
+    .where(
+        sagas.c.tenant_id == _TENANT,
+        sagas.c.finished_at.is_(None),
+        sagas.c.created_at < func.now() - sa.bindparam("age", type_=sa.Interval),
+    )
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -112,17 +171,45 @@ class Order:
     lines: tuple[Line, ...]
 
 
-async def create(session: TenantSession, user_id: UUID, reference: str | None, wanted: Sequence[Wanted]) -> Order:
-    """Create an order with the next number and tell of it. Every product must exist, all in one currency."""
+@dataclass(frozen=True, slots=True)
+class Progress:
+    """How far the saga of an order is. ``due`` is when it goes on, and ``note`` why it waits or was cancelled."""
+
+    order_id: UUID
+    step: Step
+    note: str | None
+    failures: int
+    due: datetime
+    created_at: datetime
+    finished_at: datetime | None
+
+
+async def create(
+    session: TenantSession,
+    user_id: UUID,
+    reference: str | None,
+    wanted: Sequence[Wanted],
+    method: str | None = None,
+) -> Order:
+    """Create an order with the next number. Every product must exist, all in one currency.
+
+    One without a payment ``method`` is complete, and told of; one with it begins its saga instead, and costs no
+    statement more.
+    """
     lines, currency = await _priced(session, wanted)
     order_id, total = uuid7(), sum(line.quantity * line.unit_price_cents for line in lines)
     number = await session.fetchval(_NEXT_NUMBER)
-    values = {"reference": reference, "status": CREATED, "total_cents": total, "currency": currency}
+    status = CREATED if method is None else PENDING
+    values = {"reference": reference, "status": status, "total_cents": total, "currency": currency}
     row = await session.fetchrow(_ADD, order_id=order_id, number=number, created_by=user_id, **values)
     assert row is not None, "INSERT ... RETURNING returns the row that it inserted"
     await _add_lines(session, order_id, lines)
-    sold = [SoldLine(line.product_id, line.quantity, line.unit_price_cents) for line in lines]
-    await outbox.emit(session, ORDER_CREATED, OrderCreated(order_id, number, total, currency, sold))
+    if method is None:
+        sold = [SoldLine(line.product_id, line.quantity, line.unit_price_cents) for line in lines]
+        await outbox.emit(session, ORDER_CREATED, OrderCreated(order_id, number, total, currency, sold))
+    else:
+        await session.execute(_ADD_SAGA, order_id=order_id, method=method)
+        await QUEUE.wake(session)
     return Order(**row, lines=lines)
 
 
@@ -139,6 +226,52 @@ async def page(session: TenantSession, before: int | None, limit: int) -> list[O
     rows = await session.fetch(_LIST, before=before, limit=limit)
     lines = await _lines_of(session, [row["order_id"] for row in rows])
     return [Order(**row, lines=lines[row["order_id"]]) for row in rows]
+
+
+async def cancel(session: TenantSession, order_id: UUID) -> Order:
+    """Have a pending order cancelled: its saga takes everything back. 409 where it is not pending."""
+    if not await session.execute(_ASK_CANCEL, order_id=order_id, note=CANCEL_ASKED):
+        order = await get(session, order_id)
+        if order.status != PENDING:
+            raise problems.ProblemError(
+                problems.CONFLICT, f"The order is {order.status}.", status_of_order=order.status
+            )
+        return order
+    await QUEUE.wake(session)
+    return await get(session, order_id)
+
+
+async def progress(session: TenantSession, order_id: UUID) -> Progress:
+    """How far an order is that is to be paid, or 404."""
+    row = await session.fetchrow(_GET_SAGA, order_id=order_id)
+    if row is None:
+        raise problems.ProblemError(problems.NOT_FOUND, "There is no such order, or nothing was to be paid by it.")
+    values = {name: row[name] for name in ("order_id", "note", "failures", "due", "created_at", "finished_at")}
+    return Progress(step=Step(row["step"]), **values)
+
+
+# -- for the conductor --------------------------------------------------------------------------------------------
+
+
+async def hold_saga(session: TenantSession, order_id: UUID, attempt: int) -> "asyncpg.Record | None":
+    """Step and method of a saga, locked; None where it is no longer this attempt's."""
+    return await session.fetchrow(_HOLD_SAGA, order_id=order_id, attempt=attempt)
+
+
+async def move_saga(session: TenantSession, order_id: UUID, attempt: int, step: Step, note: str | None) -> None:
+    """The next step. Not an end: the attempt goes on with it, under its lease."""
+    values: dict[str, Any] = {"order_id": order_id, "attempt": attempt, "step": step.value, "note": note}
+    await session.execute(_END_SAGA if step in ENDS else _MOVE_SAGA, **values)
+
+
+async def end(session: TenantSession, order_id: UUID, status: str) -> None:
+    """A pending order is confirmed or cancelled."""
+    await session.execute(_END, order_id=order_id, status=status)
+
+
+async def stuck_sagas(session: TenantSession, age: timedelta) -> int:
+    """How many sagas are open for longer than that."""
+    return int(await session.fetchval(_STUCK, age=age))
 
 
 async def _add_lines(session: TenantSession, order_id: UUID, lines: Sequence[Line]) -> None:

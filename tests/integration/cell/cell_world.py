@@ -202,7 +202,7 @@ class World:
         """A running worker: the product's consumers, or those that are given; ``more`` are settings."""
         chosen = consumers or worker.CONSUMERS
         async with worker.composed(self.cell.worker_settings(**more), chosen, pace) as running:
-            tasks = [asyncio.create_task(running.pump.run()), asyncio.create_task(running.bulkhead.run())]
+            tasks = [asyncio.create_task(each.run()) for each in (running.pump, *running.rooms)]
             try:
                 yield running
             finally:
@@ -235,10 +235,11 @@ async def opened(cell: CellDatabases) -> AsyncIterator[World]:
             gate=gate,
             create_owner=create_owner,
             clock=clock,
+            kinds=app.KINDS,
         )
         key = secrets.token_bytes(32)
         metrics = CellMetrics(CELL, lambda: gate.in_flight)
-        product = app.product(databases.shards, health, blobs.opened(cell.blobs_url))
+        product = app.product(databases.shards, health, blobs.opened(cell.blobs_url), takes_payments=True)
         wall = wall_of(product, shard_of, metrics)
         ingress = Ingress(
             product, cell=CELL, envelope_key=key, gate=gate, metrics=metrics, meter=meter, wall=wall, clock=clock

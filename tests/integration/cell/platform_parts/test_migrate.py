@@ -11,14 +11,17 @@ from sqlalchemy.ext.asyncio import create_async_engine
 
 from cell.modules.accounts import tables as accounts
 from cell.modules.catalog import tables as catalog
+from cell.modules.inventory import tables as inventory
 from cell.modules.orders import tables as orders
+from cell.modules.payments import tables as payments
 from cell.modules.reports import tables as reports
+from cell.modules.webhooks import tables as webhooks
 from cell.schema import migrate
 from cell.schema.walls import breaches
 from cell.shards.tables import metadata
 from tests.integration.cell.platform_parts.two_cells import Cell, Mutate
 
-PRODUCT = (accounts, catalog, orders, reports)  # importing them completes the metadata
+PRODUCT = (accounts, catalog, inventory, orders, payments, reports, webhooks)  # importing them completes the metadata
 
 
 async def found_breaches(cell: Cell) -> list[str]:
