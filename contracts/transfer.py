@@ -64,7 +64,7 @@ _MOVE_SIGN: Final = re.compile(r"[^a-z0-9]")
 
 Epoch = Annotated[int, msgspec.Meta(ge=1, lt=2**40)]
 MarkerName = Annotated[str, msgspec.Meta(pattern=r"^[A-Za-z0-9-]{1,64}$")]
-Position = Annotated[int, msgspec.Meta(ge=0, lt=2**63)]  # a place in the log of the sender's database server
+Position = Annotated[int, msgspec.Meta(ge=0, le=2**63 - 1)]  # a place in the log of the sender's database server
 Direction = Literal["out", "back"]
 
 # importing: being filled by a move. active: served. frozen: about to leave, answers tenant-frozen. moved: lives
