@@ -176,6 +176,8 @@ class Ingress:
                 await self._wall.seated(visit)
                 if self._gate.is_closed(context.tenant):  # nothing of it ran: let the router hold it
                     return Outcome(problems.TENANT_FROZEN, Refusal.FROZEN)
+            if visit.pace is not None:
+                await self._wall.rest(visit)
             answer.on_start = lambda: self._wall.leave(visit, usual=answer.status < 400)
             await self._application(scope, watch.receive, answer.send)
         except RefusedError as e:

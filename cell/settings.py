@@ -13,6 +13,7 @@ from pydantic import AfterValidator, Field, SecretStr
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from cell import blobs, errands
+from cell.fairness import pace
 from cell.fairness.levels import Enforcement
 from contracts import ids, keys, logs, routes
 from contracts.fleet import Tier
@@ -102,6 +103,8 @@ class CellSettings(_SchemaSettings):
     transfer_token: Token  # opens everything but health on the internal listener and on the worker's
     pool_size: Annotated[int, Field(ge=1, le=200)] = 10  # connections per shard
     walls: Walls = Walls()
+    # Of each shard's time, while others want it: what summaries may take together, and as much again what reports may.
+    batch_share: Annotated[float, Field(gt=0, le=1)] = pace.SHARE
     payments_url: HttpUrl | None = None  # the fleet's gateway; without it no order can be paid here
     webhooks_private: bool = False  # whether webhooks may go to private addresses and by http://, as on a laptop
 

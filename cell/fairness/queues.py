@@ -22,10 +22,22 @@ HANDS_MAX: Final = 16_384  # remembered
 class Ticket:
     """One request on its way to a seat, in a seat, or past it. ``caller`` tells users and API keys of a tenant apart.
 
-    ``charge`` is the virtual time that it was charged per second of cost; ``ready`` belongs to who waits for the seat.
+    ``charge`` is the virtual time that it was charged per second of cost; ``ready`` belongs to who waits for the seat;
+    ``held_s`` is how long it has had one, over all parts of its work.
     """
 
-    __slots__ = ("asked_at", "caller", "charge", "estimate_s", "heavy", "queue", "ready", "seated_at", "tenant")
+    __slots__ = (
+        "asked_at",
+        "caller",
+        "charge",
+        "estimate_s",
+        "heavy",
+        "held_s",
+        "queue",
+        "ready",
+        "seated_at",
+        "tenant",
+    )
 
     def __init__(self, tenant: int, caller: int, estimate_s: float, asked_at: float) -> None:
         self.tenant = tenant
@@ -35,6 +47,7 @@ class Ticket:
         self.seated_at = -1.0
         self.charge = 1.0
         self.heavy = False
+        self.held_s = 0.0
         self.queue: Queue | None = None
         self.ready: Any = None
 
@@ -153,16 +166,31 @@ class Queues:
             room = self._rooms.get(ticket.tenant)
             raise FullError(own=room is not None and 2 * room.queues.get(queue.number, 0) >= self._length)
         evicted = self._evict(own) if self.waiting >= self._room else None
+        self._busy_with(queue)
+        queue.waiting.append(ticket)
+        self._entered(ticket, queue)
+        return evicted
+
+    def push_again(self, ticket: Ticket) -> None:
+        """Let a request that has done a part of its work wait for the next: first in its queue, and there is always
+        room for it, because it had a seat."""
+        queue = ticket.queue
+        assert queue is not None, "it had a seat, and so a queue"
+        self._busy_with(queue)
+        queue.waiting.appendleft(ticket)
+        self._entered(ticket, queue)
+
+    def _busy_with(self, queue: Queue) -> None:
         if not queue.waiting:
             queue.virtual = max(queue.virtual, self._virtual)
             self._busy[queue.number] = queue
-        queue.waiting.append(ticket)
+
+    def _entered(self, ticket: Ticket, queue: Queue) -> None:
         ticket.queue = queue
         room = self._rooms.setdefault(ticket.tenant, _Room())
         room.waiting += 1
         room.queues[queue.number] = room.queues.get(queue.number, 0) + 1
         self.waiting += 1
-        return evicted
 
     def pop(self, allowed: Callable[[Ticket], bool]) -> Ticket | None:
         """The request that begins next, of those at the head of a queue that are ``allowed``; it is charged."""

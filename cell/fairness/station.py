@@ -66,6 +66,11 @@ class Station:
         """How many requests wait."""
         return self._queues.waiting
 
+    @property
+    def touched_at(self) -> float:
+        """When a request came or went last."""
+        return self._now
+
     def ask(self, ticket: Ticket, patience_s: float, now: float) -> Ticket | None:
         """Seat the request, or let it wait (``seated_at`` tells which); `RefusedError` where neither makes sense.
 
@@ -121,10 +126,30 @@ class Station:
 
         The answer is who sits now, in order.
         """
-        self._now = now
-        seat_s = now - ticket.seated_at
         if ratio:
             self.seats.sample(ratio, self.running, now)
+        self._rise(ticket, cost_s, now)
+        self._service_s += SERVICE_WEIGHT * (ticket.held_s - self._service_s)
+        return self._fill() if self._queues.waiting else []
+
+    def turn(self, ticket: Ticket, cost_s: float, estimate_s: float, now: float) -> list[Ticket]:
+        """The request in this seat has done a part of its work, which did cost this much, and wants to go on.
+
+        Whoever is due before it gets the seat; then it waits again (``seated_at`` tells). The answer is who sits now,
+        this request itself among them where it may go on.
+        """
+        self._rise(ticket, cost_s, now)
+        ticket.estimate_s, ticket.seated_at = estimate_s, -1.0
+        if self._observe:
+            self._queues.begin(ticket)
+            self._seat(ticket)
+            return [ticket]
+        self._queues.push_again(ticket)
+        return self._fill()
+
+    def _rise(self, ticket: Ticket, cost_s: float, now: float) -> None:
+        self._now = now
+        ticket.held_s += now - ticket.seated_at
         self.running -= 1
         self._heavy -= ticket.heavy
         left = self._running_of[ticket.tenant] - 1
@@ -132,11 +157,9 @@ class Station:
             self._running_of[ticket.tenant] = left
         else:
             del self._running_of[ticket.tenant]
-        self._service_s += SERVICE_WEIGHT * (seat_s - self._service_s)
         self._progress = now
         self._queues.settle(ticket, cost_s)
         self._shares.end(ticket.tenant, ticket.estimate_s, cost_s, now)
-        return self._fill() if self._queues.waiting else []
 
     def withdraw(self, ticket: Ticket, now: float) -> list[Ticket]:
         """Whoever waited with this ticket is gone. The answer is who sits now: it may have stood in the way."""

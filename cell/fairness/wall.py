@@ -8,7 +8,7 @@ Each level of each shard is a station of its own: a shard that hangs holds its o
 """
 
 import asyncio
-from collections.abc import AsyncIterator, Callable, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from functools import partial
@@ -19,16 +19,18 @@ from cell.fairness import timeouts
 from cell.fairness.estimates import Estimates
 from cell.fairness.levels import Enforcement, Level, Operations
 from cell.fairness.limits import CallerLimits, Limits
+from cell.fairness.pace import SHARE, Pace
 from cell.fairness.queues import Ticket
 from cell.fairness.station import RefusedError, Size, Station, cost_of
 from cell.fairness.timeouts import Budget
-from cell.shards.context import TenantContext, unlimited
+from cell.shards.context import TenantContext, at_once, unlimited
 from contracts import problems
 from contracts.names import Refusal
 
 CELL: Final = ""  # the shard of work that belongs to none
 INTERNAL_SEATS: Final = 3
 CALLER_PART: Final = 0.8  # of what a tenant may have under way
+REST: Final = "rest"  # what the wall would have made long work do between two parts, where it only observes
 _OFF: Final = Enforcement.OFF
 _ON: Final = Enforcement.ON
 
@@ -44,13 +46,15 @@ class Enforced:
 
 @dataclass(frozen=True, slots=True)
 class Config:
-    """Sizes and limits. ``level_s`` is the most that a request of a level may take, where there is such a limit."""
+    """Sizes and limits. ``level_s`` is the most that a request of a level may take, where there is such a limit;
+    ``batch_share`` the part of a shard's time that the batch level has while others want it."""
 
     sizes: Mapping[Level, Size]
     level_s: Mapping[Level, float] = field(default_factory=dict)
     key: Limits = field(default_factory=Limits)
     user: Limits = field(default_factory=Limits)
     enforced: Enforced = field(default_factory=Enforced)
+    batch_share: float = SHARE
 
     @classmethod
     def fit(
@@ -65,6 +69,7 @@ class Config:
         per_s: float = 1_000.0,
         burst: int = 2_000,
         interactive_s: float = 15.0,
+        batch_share: float = SHARE,
     ) -> "Config":
         """What suits so many connections to each shard: no request with a seat waits for a connection, as far as there
         are three or more, and one is left for probes."""
@@ -75,11 +80,12 @@ class Config:
             Level.INTERACTIVE: Size(
                 least=max(1, most // 3), most=most, length=length, tenant_room=tenant_room, room=room
             ),
-            Level.BATCH: Size(least=1, most=heavy, length=8, tenant_room=8, room=64),
+            # One queue a tenant: of its long work one is done after the other, instead of all of it at the end.
+            Level.BATCH: Size(least=1, most=heavy, hand=1, length=8, tenant_room=8, room=64),
             Level.INTERNAL: Size(least=INTERNAL_SEATS, most=INTERNAL_SEATS, length=8, tenant_room=8, room=64),
         }
         caller = Limits(per_s, burst, max(1, int((most + tenant_room) * CALLER_PART)))
-        return cls(sizes, {Level.INTERACTIVE: interactive_s}, caller, caller, enforced or Enforced())
+        return cls(sizes, {Level.INTERACTIVE: interactive_s}, caller, caller, enforced or Enforced(), batch_share)
 
 
 class Told(Protocol):
@@ -104,7 +110,7 @@ class Plan(NamedTuple):  # made for every request: a frozen dataclass costs four
 class Visit:
     """One request at the wall."""
 
-    __slots__ = ("context", "counted", "left", "plan", "station", "ticket")
+    __slots__ = ("charged_s", "context", "counted", "left", "pace", "plan", "station", "ticket")
 
     def __init__(self, context: TenantContext, plan: Plan) -> None:
         self.context = context
@@ -113,6 +119,8 @@ class Visit:
         self.station: Station | None = None
         self.ticket: Ticket | None = None
         self.left = False
+        self.pace: Pace | None = None  # of work that is done in parts
+        self.charged_s = 0.0  # database seconds of the parts that are done
 
     @property
     def waits(self) -> bool:
@@ -132,6 +140,7 @@ class Wall:
         *,
         clock: Callable[[], float],
         seed: int,
+        sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
     ) -> None:
         self._config = config
         self._operations = operations
@@ -139,6 +148,8 @@ class Wall:
         self._told = told
         self._clock = clock
         self._seed = seed
+        self._sleep = sleep
+        self._paces: dict[str, Pace] = {}
         self._stations: dict[Level, dict[str, Station]] = {level: {} for level in Level}
         self._estimates = Estimates()
         self._keys = CallerLimits(config.key)
@@ -208,6 +219,9 @@ class Wall:
             self._told.observed("fairness", e.refusal)
             evicted = None
         visit.station, visit.ticket = station, ticket
+        if plan.level is Level.BATCH:
+            visit.pace = self._pace(context.tenant)
+            context.turn = partial(self._turn, visit)
         if ticket.seated_at < 0:
             ticket.ready = asyncio.get_running_loop().create_future()
         if evicted is not None and not evicted.ready.done():
@@ -221,6 +235,52 @@ class Wall:
         if station is None:
             station = shards[shard] = Station(self._config.sizes[level], self._seed, now, observe=self._observes)
         return station
+
+    def _pace(self, tenant: int) -> Pace:
+        shard = self._shard_of(tenant)
+        pace = self._paces.get(shard)
+        if pace is None:
+            pace = self._paces[shard] = Pace(self._config.batch_share)
+        return pace
+
+    async def _turn(self, visit: Visit) -> None:
+        """Between two parts of long work: charge what is done, let those go first who are due, and rest."""
+        station, ticket = visit.station, visit.ticket
+        if station is None or ticket is None or visit.left:
+            return
+        now = self._clock()
+        ticket.ready, ticket.asked_at = asyncio.get_running_loop().create_future(), now
+        charged = self._charge(visit, ticket, now)
+        estimate_s = self._estimates.of(ticket.tenant, visit.plan.operation).cost_s
+        self._wake(station.turn(ticket, charged, estimate_s, now))
+        if ticket.seated_at < 0:
+            await self.seated(visit)
+        await self.rest(visit)
+
+    async def rest(self, visit: Visit) -> None:
+        """Wait, in the seat, until long work of this level may have its next part. Its time in the seat begins then."""
+        pace, ticket = visit.pace, visit.ticket
+        if pace is None or ticket is None or not pace.rest_s(self._clock()):
+            return
+        if self._observes:
+            self._told.observed("fairness", REST)
+            return
+        await pace.rest(self._clock, self._sleep)
+        ticket.seated_at = self._clock()
+
+    def _charge(self, visit: Visit, ticket: Ticket, now: float) -> float:
+        """What the work since the last turn did cost; the estimates and the pace learn of it."""
+        cost, seat_s = visit.context.cost, now - ticket.seated_at
+        cost.seat_s += seat_s
+        part_s = cost.database_s - visit.charged_s
+        visit.charged_s = cost.database_s
+        charged = cost_of(part_s, seat_s)
+        self._estimates.of(ticket.tenant, visit.plan.operation).learn(charged)
+        self._estimates.of_anyone(visit.plan.operation).learn(charged)
+        if visit.pace is not None:
+            others = self._stations[Level.INTERACTIVE].get(self._shard_of(ticket.tenant))
+            visit.pace.spent(seat_s, -inf if others is None else others.touched_at, now)
+        return charged
 
     async def seated(self, visit: Visit) -> None:
         """Wait for the seat. `RefusedError` where the place in the queue went to a tenant with fewer requests.
@@ -242,6 +302,7 @@ class Wall:
             return
         visit.left = True
         visit.context.identified = unlimited  # which referred back to the visit: nothing is left to the collector
+        visit.context.turn = at_once
         if visit.counted:
             self._uncount(visit)
         station, ticket = visit.station, visit.ticket
@@ -253,13 +314,9 @@ class Wall:
         if ticket.seated_at < 0:
             self._wake(station.withdraw(ticket, now))
             return
-        cost, seat_s = visit.context.cost, now - ticket.seated_at
-        cost.seat_s += seat_s
-        charged = cost_of(cost.database_s, seat_s)
+        charged, held_s = self._charge(visit, ticket, now), ticket.held_s + now - ticket.seated_at
         estimate = self._estimates.of(ticket.tenant, visit.plan.operation)
-        estimate.learn(charged)
-        self._estimates.of_anyone(visit.plan.operation).learn(charged)
-        self._wake(station.leave(ticket, charged, estimate.slowness(seat_s) if usual else 0.0, now))
+        self._wake(station.leave(ticket, charged, estimate.slowness(held_s) if usual else 0.0, now))
 
     def _wake(self, seated: list[Ticket]) -> None:
         for ticket in seated:

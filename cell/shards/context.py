@@ -1,6 +1,6 @@
 """What is known of one request or job: whose it is, at which epoch, and how long it may take."""
 
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
 from math import inf
 
@@ -14,6 +14,10 @@ def unlimited(_user: object) -> None:
     """For work that no user asked for."""
 
 
+async def at_once() -> None:
+    """For long work that nothing slows down."""
+
+
 @dataclass(slots=True)
 class TenantContext:
     """One unit of work for one tenant. Times are seconds of the monotonic clock, which is also the loop's.
@@ -24,6 +28,9 @@ class TenantContext:
     may have had an effect, so the ingress no longer promises that nothing ran (moves.md rule 4). ``cost`` is what it
     has cost so far. ``identified`` is called with the user as soon as it is known; it raises
     `cell.fairness.station.RefusedError` where that user has used up its part.
+
+    ``turn`` is awaited between two parts of long work, outside of any transaction: it returns when the next part may
+    begin, and raises `RefusedError` where there is no place for it any more.
     """
 
     tenant: int
@@ -36,6 +43,7 @@ class TenantContext:
     cost: Cost = field(default_factory=Cost)
     statement_by: float = inf
     identified: Callable[[object], None] = unlimited
+    turn: Callable[[], Awaitable[None]] = at_once
 
     @classmethod
     def for_worker(cls, tenant: int, deadline: float, job: str) -> "TenantContext":

@@ -11,6 +11,8 @@ from infra.local.errors import LocalFleetError
 from infra.local.processes import Identity
 
 # Short: who has used a period's share up waits for its end, and a request of a neighbour in the cell waits with it.
+# What a quiet period leaves of its share may be used in the next (`Documentation/scheduler/sched-bwc.rst`, burst): the
+# average is the same, and the few milliseconds of a request do not meet the end of a period.
 PERIOD_US: Final = 20_000
 _ROOT: Final = Path("/sys/fs/cgroup")
 
@@ -54,11 +56,16 @@ class Walls:
                 self.base.mkdir(exist_ok=True)
                 (self.base / "cgroup.subtree_control").write_text("+cpu")
             group.mkdir(parents=True, exist_ok=True)
+            burst = group / ("cpu.max.burst" if self.version == 2 else "cpu.cfs_burst_us")
+            if burst.exists():  # since Linux 5.14
+                burst.write_text("0")  # it may never be more than the quota, and that may be about to fall
             if self.version == 2:
                 (group / "cpu.max").write_text(f"{quota} {PERIOD_US}")
             else:
                 (group / "cpu.cfs_period_us").write_text(str(PERIOD_US))
                 (group / "cpu.cfs_quota_us").write_text(str(quota))
+            if burst.exists():
+                burst.write_text(str(quota))
         except OSError as e:
             raise LocalFleetError(f"the CPU wall of {cell} cannot be built ({e}); start without --cpu-walls") from e
 

@@ -17,6 +17,7 @@ from typing import Final, TypeVar
 import structlog
 
 from cell.blobs import BlobError, Blobs, BlobTooLargeError, BlobWriter, Claim
+from cell.fairness.pace import Pace, PartSize
 from cell.modules.reports import kinds, service
 from cell.modules.reports.kinds import Line, Making, Span, TooManyGroupsError
 from cell.modules.reports.metrics import ReportMetrics
@@ -26,9 +27,9 @@ from cell.shards.context import TenantContext
 from cell.shards.session import Shards, TenantSession
 from contracts.names import Field
 
-PART_ORDERS: Final = 2_000
+PART_ORDERS: Final = 200  # of the first part; those after it follow what it took
 PART_TIMEOUT_S: Final = 20.0
-REPORT_TIMEOUT_S: Final = 300.0
+REPORT_TIMEOUT_S: Final = 900.0  # most of it is rest
 BEAT_S: Final = 0.5  # between two signs of life; also how fast a deleted report is noticed
 GIVE_BACK_S: Final = 2.0
 _REFUSED: Final = (errors.NotOursError, errors.FrozenError)
@@ -53,7 +54,10 @@ class _Run:
 
 
 class Maker:
-    """Makes the next report of a tenant. ``home`` is the cell's name, ``clock`` the loop's, in seconds."""
+    """Makes the next report of a tenant. ``home`` is the cell's name, ``clock`` the loop's, in seconds.
+
+    ``share`` is the part of each shard's time that all reports together may take; None where nothing holds them back.
+    """
 
     kind = service.WORK_KIND
 
@@ -66,6 +70,7 @@ class Maker:
         home: str,
         metrics: ReportMetrics,
         clock: Callable[[], float],
+        share: float | None,
     ) -> None:
         self._heavy = heavy
         self._shards = shards
@@ -73,6 +78,7 @@ class Maker:
         self._home = home
         self._metrics = metrics
         self._clock = clock
+        self._paces = {} if share is None else {shard: Pace(share) for shard in heavy.names}
 
     async def attend(self, tenant: int) -> None:
         """Make one report, or find that there is none, and settle the tenant's row of the work table."""
@@ -144,22 +150,28 @@ class Maker:
         making = kinds.MAKINGS[report.kind]()
         async with self._blobs.writing(run.tenant, f"reports/{report.report_id}-{report.attempt}.csv") as file:
             await file.write(_csv([making.header]))
-            whole = await self._read(run, partial(kinds.bounds, period=report.period))
+            whole = await self._read(run, kinds.bounds)
             if whole is not None:
                 await self._parts(run, making, whole, file)
             await _add(run, file, await self._read(run, making.rest))
         return file.claim
 
     async def _parts(self, run: _Run, making: Making, whole: Span, file: BlobWriter) -> None:
-        after = whole.after
+        after, size = whole.after, PartSize(PART_ORDERS)
         while after < whole.upto:
-            span = Span(after, min(after + PART_ORDERS, whole.upto))
-            await _add(run, file, await self._read(run, partial(making.part, period=run.report.period, span=span)))
+            span = Span(after, min(after + size.count, whole.upto))
+            lines = await self._read(run, partial(making.part, period=run.report.period, span=span), size)
+            await _add(run, file, lines)
             after = span.upto
             run.progress = (after - whole.after) / (whole.upto - whole.after)
 
-    async def _read(self, run: _Run, read: Callable[[TenantSession], Awaitable[T]]) -> T:
-        """One transaction on the bulkhead's connections; PostgreSQL ends a statement that outlives its time."""
+    async def _read(self, run: _Run, read: Callable[[TenantSession], Awaitable[T]], size: PartSize | None = None) -> T:
+        """One transaction on the bulkhead's connections, when it is the reports' turn at that shard; PostgreSQL ends a
+        statement that outlives its time. ``size`` is told how long it took."""
+        pace = self._paces.get(self._heavy.shard_of(run.tenant))
+        if pace is not None:
+            await pace.rest(self._clock, asyncio.sleep)
+        began = self._clock()
         context = self._context(run.tenant, f"report-{run.report.report_id}")
         context.statement_by = context.deadline
         try:
@@ -167,6 +179,12 @@ class Maker:
                 return await read(session)
         except TimeoutError as e:
             raise errors.ShardUnavailableError("a part of a report took too long") from e
+        finally:
+            now = self._clock()
+            if pace is not None:
+                pace.spent(now - began, now, now)
+            if size is not None:
+                size.took(context.cost.database_s)
 
     async def _give_back(self, run: _Run) -> None:
         """The worker stops: the next one need not wait until the lease has ended."""

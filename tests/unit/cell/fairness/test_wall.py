@@ -8,10 +8,10 @@ from typing import Any
 import pytest
 
 from cell.fairness.internal import InternalWall
-from cell.fairness.levels import Enforcement, Level, Operations
+from cell.fairness.levels import Enforcement, Level, Operations, Rule
 from cell.fairness.limits import Limits
 from cell.fairness.station import RefusedError
-from cell.fairness.wall import Config, Enforced, Plan, Visit, Wall
+from cell.fairness.wall import REST, Config, Enforced, Plan, Visit, Wall
 from cell.shards.context import TenantContext
 from contracts.names import Refusal
 
@@ -189,3 +189,118 @@ async def test_copies_would_wait_for_nobody_or_strangers_would_take_their_seats(
 def test_seats_would_be_more_than_connections(connections: int) -> None:
     sizes = Config.fit(connections).sizes
     assert sizes[Level.INTERACTIVE].most + sizes[Level.BATCH].most <= max(2, connections - (connections > 2))
+
+
+class Batch:
+    """A wall with one seat for long work, in a time that sleepers move."""
+
+    def __init__(self, fairness: Enforcement = Enforcement.ON) -> None:
+        self.now = 100.0
+        self.told = Told()
+        self.began: list[int] = []
+        operations = Operations(["/v1/sums"], [Rule("GET", "/v1/sums", Level.BATCH)])
+        config = replace(CONFIG, enforced=Enforced(fairness), batch_share=0.25)
+        self.wall = Wall(config, operations, lambda _: "s", self.told, clock=lambda: self.now, seed=7, sleep=self.sleep)
+
+    async def sleep(self, seconds: float) -> None:
+        self.now += seconds
+        await asyncio.sleep(0)
+
+    def ask(self, tenant: int, path: str = "/v1/sums") -> Visit:
+        plan = self.wall.plan("GET", path, 20.0, self.now)
+        return self.wall.ask(TenantContext(tenant, f"t{tenant}", 1, self.now + 20, "r", "free"), plan, 0)
+
+    async def work(self, visit: Visit, parts: int) -> None:
+        """Do so many parts of 10 ms, as a handler behind the ingress does."""
+        if visit.waits:
+            await self.wall.seated(visit)
+        await self.wall.rest(visit)
+        for part in range(parts):
+            if part:
+                await visit.context.turn()
+            self.began.append(visit.context.tenant)
+            self.now += 0.01
+            visit.context.cost.database_s += 0.01
+        self.wall.leave(visit, usual=True)
+
+
+async def test_a_light_tenant_would_wait_for_the_end_of_long_work_and_not_for_its_next_part() -> None:
+    world = Batch()
+    long, short = world.ask(1), world.ask(2)
+    await asyncio.wait_for(asyncio.gather(world.work(long, 20), world.work(short, 2)), 5)
+    assert world.began.index(2) < 3
+    assert world.began[-10:] == [1] * 10
+    assert world.wall.seats(Level.BATCH) == (1, 0, 0)
+
+
+async def test_long_work_would_begin_all_over_before_it_ends_where_a_tenant_has_more_of_it() -> None:
+    world = Batch()
+    first, second, other = world.ask(1), world.ask(1), world.ask(2)
+    order: list[str] = []
+
+    async def named(name: str, visit: Visit, parts: int) -> None:
+        await world.work(visit, parts)
+        order.append(name)
+
+    await asyncio.wait_for(
+        asyncio.gather(named("first", first, 5), named("second", second, 5), named("other", other, 3)), 5
+    )
+    assert order.index("first") < order.index("second")
+    assert order[0] == "other"
+
+
+async def test_long_work_would_keep_the_shard_busy_while_others_want_it() -> None:
+    world = Batch()
+    began = world.now
+    world.wall.leave(world.ask(9, "/v1/others"), usual=True)
+    await world.work(world.ask(1), 10)
+    assert world.now - began == pytest.approx(0.1 + 9 * 0.03)  # a part of 10 ms, then a rest of 30
+
+
+async def test_the_rest_would_be_forgotten_between_two_requests() -> None:
+    world = Batch()
+    began = world.now
+    world.wall.leave(world.ask(9, "/v1/others"), usual=True)
+    for _ in range(10):
+        await world.work(world.ask(1), 1)
+    assert world.now - began == pytest.approx(0.1 + 9 * 0.03)
+
+
+async def test_rests_would_be_charged_as_time_in_the_seat() -> None:
+    world = Batch()
+    world.wall.leave(world.ask(9, "/v1/others"), usual=True)
+    visit = world.ask(1)
+    await world.work(visit, 10)
+    assert visit.context.cost.seat_s == pytest.approx(0.1)
+
+
+async def test_long_work_would_rest_where_the_wall_only_observes_and_not_be_counted() -> None:
+    world = Batch(Enforcement.OBSERVE)
+    began = world.now
+    world.wall.leave(world.ask(9, "/v1/others"), usual=True)
+    await world.work(world.ask(1), 10)
+    assert world.now - began == pytest.approx(0.1)
+    assert world.told.seen["fairness", REST] == 9
+
+
+async def test_long_work_would_rest_where_the_wall_is_off() -> None:
+    world = Batch(Enforcement.OFF)
+    began = world.now
+    await world.work(world.ask(1), 10)
+    assert world.now - began == pytest.approx(0.1)
+
+
+async def test_a_seat_would_be_lost_when_long_work_is_given_up_while_it_waits_for_its_turn() -> None:
+    world = Batch()
+    long, short = world.ask(1), world.ask(2)
+    holds = asyncio.create_task(world.work(short, 1))
+    await asyncio.sleep(0)
+    long.context.cost.database_s += 5.0
+    turning = asyncio.create_task(long.context.turn())
+    await asyncio.sleep(0)
+    turning.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await turning
+    world.wall.leave(long, usual=False)
+    await asyncio.wait_for(holds, 5)
+    assert world.wall.seats(Level.BATCH) == (1, 0, 0)
