@@ -13,6 +13,7 @@ from urllib.parse import quote, urlsplit
 import asyncpg
 import sqlalchemy as sa
 
+from cell.app import KINDS
 from cell.gate import Gate
 from cell.schema import migrate
 from cell.schema.migrate import Passwords
@@ -186,6 +187,7 @@ async def opened(name: str, admin_dsn: str, passwords: Passwords) -> AsyncIterat
             gate=gate,
             create_owner=create_owner,
             clock=clock,
+            kinds=KINDS,
         )
         databases = Databases(shard_map, pool, Shards(shard_map, {name: pool}))
         yield Cell(name, shard, passwords, databases, transfer, gate)
