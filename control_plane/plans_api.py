@@ -3,7 +3,7 @@
 from typing import Annotated, Final
 
 import msgspec
-from litestar import Router, get, post, put
+from litestar import Router, get, post
 from litestar.di import NamedDependency
 from litestar.params import FromPath, JSONBody, QueryParameter
 
@@ -94,7 +94,7 @@ async def cancel_batch(
     return BatchView.of(await batches.cancel(batch_id, actor))
 
 
-@put("/tenants/{name:str}/pin", opt=OPERATOR)
+@post("/tenants/{name:str}/pin", opt=OPERATOR, status_code=200)
 async def pin_tenant(
     name: FromPath[str], data: JSONBody[Pin], tenancy: NamedDependency[Tenancy], actor: NamedDependency[Actor]
 ) -> TenantView:

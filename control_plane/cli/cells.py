@@ -4,6 +4,8 @@ import msgspec
 import rich_click as click
 
 from control_plane.cli.context import Cli, pass_cli, shared
+from control_plane.cli.plans import evacuate
+from control_plane.plan_views import ForecastView
 from control_plane.views import CellList, CellView
 
 
@@ -44,6 +46,27 @@ def show_cell(cli: Cli, cell: str) -> None:
 def drain_cell(cli: Cli, cell: str) -> None:
     """Let no tenant come to a cell any more; those in it stay and are served."""
     _changed(cli, cell, {"state": "draining"})
+
+
+cells.add_command(evacuate)
+
+
+@cells.command("forecast")
+@shared
+@pass_cli
+def forecast(cli: Cli) -> None:
+    """When is the next cell due? For each pool of cells, at the growth of the last weeks."""
+    found = cli.api.get("/v1/forecast", ForecastView)
+    rows = [
+        (
+            p.region, p.tier, p.cells, f"{p.tenants}/{p.places}", "" if p.busy is None else f"{p.busy:.2f}",
+            "" if p.growth_per_day is None else f"{p.growth_per_day:+.1f}",
+            "-" if p.due_days is None else "now" if p.due_days == 0 else f"in {p.due_days:.0f} days", p.reason,
+        )
+        for p in found.pools
+    ]  # fmt: skip
+    columns = ("REGION", "TIER", "CELLS", "TENANTS", "BUSY", "A DAY", "CELL DUE", "WHY")
+    cli.table(found, columns, rows, "There is no cell yet.")
 
 
 @cells.command("activate")

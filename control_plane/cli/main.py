@@ -13,6 +13,7 @@ from control_plane.cli.context import Cli, pass_cli, shared
 from control_plane.cli.keys import keys
 from control_plane.cli.moves import moves
 from control_plane.cli.noisy import noisy
+from control_plane.cli.plans import plans
 from control_plane.cli.routes import routes
 from control_plane.cli.tenants import tenants
 from control_plane.cli.top import top
@@ -86,7 +87,7 @@ def completion(shell: str) -> None:
     click.echo(script(root, {}, PROGRAM, f"_{PROGRAM.upper()}_COMPLETE").source())
 
 
-for group in (cells, tenants, moves, routes, keys, noisy, top):
+for group in (cells, tenants, moves, plans, routes, keys, noisy, top):
     root.add_command(group)
 
 

@@ -106,6 +106,25 @@ def resume_tenant(cli: Cli, tenant: str) -> None:
     _changed(cli, tenant, "resume")
 
 
+@tenants.command("pin")
+@click.argument("tenant")
+@click.argument("cell")
+@shared
+@pass_cli
+def pin_tenant(cli: Cli, tenant: str, cell: str) -> None:
+    """Keep a tenant in CELL, whatever plans say; it is not moved by this alone."""
+    _pinned(cli, tenant, cell)
+
+
+@tenants.command("unpin")
+@click.argument("tenant")
+@shared
+@pass_cli
+def unpin_tenant(cli: Cli, tenant: str) -> None:
+    """Let plans move a tenant again."""
+    _pinned(cli, tenant, None)
+
+
 @tenants.command("delete")
 @click.argument("tenant")
 @click.option("--yes", is_flag=True, help="Do not ask.")
@@ -122,6 +141,18 @@ def delete_tenant(cli: Cli, tenant: str, yes: bool) -> None:
         cli.json(after)
     later = "" if after.state == "deleted" else f" Its rows in {after.cell} are purged as soon as the cell confirms."
     cli.say(f"{after.slug} is {after.state}.{later}")
+
+
+def _pinned(cli: Cli, tenant: str, cell: str | None) -> None:
+    after = cli.api.post(f"/v1/tenants/{tenant}/pin", TenantView, {"cell": cell})
+    if cli.as_json:
+        cli.json(after)
+    if after.pinned_to is None:
+        cli.say(f"{after.slug} is not pinned; it lives in {after.cell}.")
+    elif after.pinned_to == after.cell:
+        cli.say(f"{after.slug} stays in {after.cell}.")
+    else:
+        cli.say(f"{after.slug} lives in {after.cell}. To move it: cellctl moves start {after.slug} {after.pinned_to}")
 
 
 def _changed(cli: Cli, tenant: str, verb: str) -> None:
