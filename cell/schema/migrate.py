@@ -212,7 +212,12 @@ async def _opened(server: Server, database: str) -> None:
 
 
 async def _upgrade(server: Server, passwords: Passwords, database: str) -> None:
-    url = server.url(OWNER, passwords.owner, database).replace("postgresql://", "postgresql+asyncpg://", 1)
+    await upgrade(server.url(OWNER, passwords.owner, database), database)
+
+
+async def upgrade(dsn: str, database: str) -> None:
+    """Run the revisions of ``shard`` or ``directory`` in the database of ``dsn``, as its user."""
+    url = sa.make_url(dsn).set(drivername="postgresql+asyncpg")
     engine = create_async_engine(url, poolclass=sa.pool.NullPool)
     config = _config(database)
     try:

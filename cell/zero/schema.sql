@@ -30,3 +30,43 @@ CREATE TABLE IF NOT EXISTS cellwall_zero.customers (
     tenant_id bigint PRIMARY KEY,
     knr       integer NOT NULL UNIQUE
 );
+
+-- Every integer that was ever given to a row of ours, or the other way round; also of rows that are gone. It outlives
+-- the tenant's stays here, so that no integer ever means a second row. product.old_keys is what travels of it.
+CREATE TABLE IF NOT EXISTS cellwall_zero.keys (
+    tenant_id bigint NOT NULL,
+    kind      text NOT NULL,
+    old_id    bigint NOT NULL,
+    new_id    uuid NOT NULL,
+    PRIMARY KEY (tenant_id, kind, old_id),
+    UNIQUE (tenant_id, kind, new_id)
+);
+
+-- The monolith's rows as the tenant's copy was made from them, or as its return left them: what differs from these
+-- while the tenant lives elsewhere was written behind the ambassador's back.
+CREATE TABLE IF NOT EXISTS cellwall_zero.marks (
+    tenant_id bigint NOT NULL,
+    tab       text NOT NULL,
+    key       text NOT NULL,
+    digest    bytea NOT NULL,
+    PRIMARY KEY (tenant_id, tab, key)
+);
+
+-- Such writes, once each: what the row became (null: it is gone). Nobody applies them; a person decides.
+CREATE TABLE IF NOT EXISTS cellwall_zero.quarantine (
+    tenant_id bigint NOT NULL,
+    tab       text NOT NULL,
+    key       text NOT NULL,
+    digest    bytea NOT NULL,
+    row       jsonb,
+    found_at  timestamptz NOT NULL DEFAULT now(),
+    PRIMARY KEY (tenant_id, tab, key, digest)
+);
+
+-- Tenants under preparation whose reads are also asked of a modern cell, as the tenant `rehearsal_id` there.
+CREATE TABLE IF NOT EXISTS cellwall_zero.shadows (
+    tenant_id    bigint PRIMARY KEY REFERENCES cellwall_zero.customers,
+    cell         text   NOT NULL,
+    rehearsal_id bigint NOT NULL,
+    epoch        bigint NOT NULL
+);

@@ -5,6 +5,8 @@ without a bound: what does not find a place in the queue is refused at once and 
 """
 
 import asyncio
+import hashlib
+import hmac
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from typing import Final, TypeVar
@@ -21,6 +23,9 @@ WAITING_MAX: Final = 32
 # OWASP's password storage recommendation for argon2id: m = 19 MiB, t = 2, p = 1.
 MEMORY_KIB: Final = 19 * 1024
 PASSES: Final = 2
+# A hash that a tenant brought from cell zero: old$SALT$HEX, where HEX is the MD5 of salt and password. It stays until
+# the user sets a new password: made anew at a login, the old shop could not verify it after a rollback (ADR 0023).
+OLD: Final = "old$"
 
 
 class Passwords:
@@ -41,8 +46,12 @@ class Passwords:
     async def verify(self, stored: str | None, password: str) -> bool:
         """Whether the password is the one behind ``stored``; with None (no such user) the same work, then False."""
 
+        old = stored if stored is not None and stored.startswith(OLD) else None
+
         def check() -> bool:
             try:
+                if old is not None:
+                    return self._matches_old(old, password)
                 return self._hasher.verify(stored or self._nobody, password) and stored is not None
             except (VerificationError, InvalidHashError):
                 return False
@@ -51,7 +60,18 @@ class Passwords:
 
     def outdated(self, stored: str) -> bool:
         """Whether the hash was made with other parameters than today's."""
-        return self._hasher.check_needs_rehash(stored)
+        return not stored.startswith(OLD) and self._hasher.check_needs_rehash(stored)
+
+    def _matches_old(self, stored: str, password: str) -> bool:
+        """With the work of today's hash beside it, so that its time does not tell these users from others."""
+        salt, _, expected = stored.removeprefix(OLD).partition("$")
+        given = hashlib.md5((salt + password).encode(), usedforsecurity=False).hexdigest()
+        matches = hmac.compare_digest(given.encode(), expected.encode())
+        try:
+            self._hasher.verify(self._nobody, password)
+        except VerificationError:
+            return matches
+        return False  # the one password that no user has
 
     async def _run(self, job: Callable[[], T]) -> T:
         if self._room <= 0:

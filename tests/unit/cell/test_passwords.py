@@ -1,6 +1,7 @@
 """Passwords: the same work for a user who does not exist, and a bound on how much of it runs."""
 
 import asyncio
+import hashlib
 import threading
 
 import pytest
@@ -41,6 +42,19 @@ async def test_a_user_who_does_not_exist_costs_a_verification_too() -> None:
     passwords = Passwords(hasher)
     assert not await passwords.verify(None, "a password that no user has")
     assert hasher.verified == 1
+
+
+async def test_a_hash_of_the_old_shop_is_verified_with_the_same_work_and_never_made_anew() -> None:
+    hasher = Counting()
+    passwords = Passwords(hasher)
+    stored = "old$salt$" + hashlib.md5(b"salt" + b"geheim", usedforsecurity=False).hexdigest()
+    assert await passwords.verify(stored, "geheim")
+    assert not await passwords.verify(stored, "wrong")
+    assert hasher.verified == 2
+    assert not passwords.outdated(stored)
+    for broken in ("old$", "old$$", "old$!", "old$salt"):
+        assert not await passwords.verify(broken, "geheim")
+        assert not await passwords.verify(broken, "")
 
 
 async def test_a_flood_of_logins_is_refused_at_once_and_not_queued_without_end() -> None:

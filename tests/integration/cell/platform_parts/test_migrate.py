@@ -12,6 +12,7 @@ from sqlalchemy.ext.asyncio import create_async_engine
 from cell.modules.accounts import tables as accounts
 from cell.modules.catalog import tables as catalog
 from cell.modules.inventory import tables as inventory
+from cell.modules.old_urls import tables as old_urls
 from cell.modules.orders import tables as orders
 from cell.modules.payments import tables as payments
 from cell.modules.reports import tables as reports
@@ -21,7 +22,7 @@ from cell.schema.walls import breaches
 from cell.shards.tables import metadata
 from tests.integration.cell.platform_parts.two_cells import Cell, Mutate
 
-PRODUCT = (accounts, catalog, inventory, orders, payments, reports, webhooks)  # importing them completes the metadata
+PRODUCT = (accounts, catalog, inventory, old_urls, orders, payments, reports, webhooks)  # they complete the metadata
 
 
 async def found_breaches(cell: Cell) -> list[str]:

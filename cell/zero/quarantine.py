@@ -1,0 +1,132 @@
+"""Writes to the monolith's rows of tenants that live elsewhere: found by comparison, kept apart, alarmed.
+
+Cron jobs and reporting tools go around any ambassador (moves.md rule 21). When a tenant leaves, or a return was given
+up, every row of it is marked by a digest; a row that differs later goes to ``cellwall_zero.quarantine`` once, with what
+it became. Nothing applies it: a person decides. A change back and forth between two looks is not seen.
+"""
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+from typing import Any, Final
+
+import asyncpg
+import structlog
+from prometheus_client import CollectorRegistry, Gauge
+
+from cell.shards.session import Pool
+from cell.zero import shop
+from cell.zero.translation.rows import OldTenant
+from contracts import ids
+from contracts.names import Field
+from contracts.zero import Quarantined
+
+LOOK_S: Final = 30.0  # between two rounds
+GONE: Final = b""
+_FORGET: Final = "DELETE FROM cellwall_zero.marks WHERE tenant_id = $1"
+_MARKS: Final = "SELECT tab, key, digest FROM cellwall_zero.marks WHERE tenant_id = $1"
+_AWAY: Final = (
+    "SELECT c.tenant_id, c.knr FROM cellwall_zero.customers c JOIN cellwall.tenants t USING (tenant_id)"
+    " WHERE t.state IN ('moved', 'gone', 'aborted', 'standby')"
+    " AND EXISTS (SELECT FROM cellwall_zero.marks m WHERE m.tenant_id = c.tenant_id) ORDER BY c.tenant_id"
+)
+_KEEP: Final = (
+    "INSERT INTO cellwall_zero.quarantine (tenant_id, tab, key, digest, row) VALUES ($1, $2, $3, $4, $5)"
+    " ON CONFLICT DO NOTHING RETURNING tab"
+)
+_LIST: Final = (
+    "SELECT q.tenant_id, c.knr, q.tab, q.key, q.row, q.found_at FROM cellwall_zero.quarantine q"
+    " JOIN cellwall_zero.customers c USING (tenant_id) ORDER BY q.found_at, q.tenant_id, q.tab, q.key LIMIT $1"
+)
+_COUNT: Final = "SELECT count(*) FROM cellwall_zero.quarantine"
+
+_log = structlog.get_logger()
+
+
+@dataclass(frozen=True, slots=True)
+class Change:
+    """A row that is not as it was marked. ``row`` None: it is gone."""
+
+    tab: str
+    key: str
+    digest: bytes
+    row: dict[str, Any] | None
+
+
+async def mark(connection: Any, tenant: int, old: OldTenant) -> None:
+    """Remember the rows of a tenant as they are now, in the place of what was remembered."""
+    await connection.execute(_FORGET, tenant)
+    await connection.copy_records_to_table(
+        "marks",
+        schema_name="cellwall_zero",
+        columns=["tenant_id", "tab", "key", "digest"],
+        records=[(tenant, each.tab, each.key, each.digest) for each in shop.marks(old)],
+    )
+
+
+async def changed(connection: Any, tenant: int, old: OldTenant) -> list[Change]:
+    """What differs between the rows as they were marked and ``old``."""
+    before = {(row["tab"], row["key"]): row["digest"] for row in await connection.fetch(_MARKS, tenant)}
+    found = [
+        Change(now.tab, now.key, now.digest, now.row)
+        for now in shop.marks(old)
+        if before.pop((now.tab, now.key), None) != now.digest
+    ]
+    return found + [Change(tab, key, GONE, None) for tab, key in before]
+
+
+async def look(pool: Pool) -> int:
+    """Look through all tenants that live elsewhere; how many changes were new."""
+    async with pool.acquire() as connection:
+        away = await connection.fetch(_AWAY)
+    total = 0
+    for tenant, knr in away:
+        async with pool.acquire() as connection, connection.transaction():
+            found = await changed(connection, tenant, await shop.read(connection, knr))
+            new = [c for c in found if await connection.fetchval(_KEEP, tenant, c.tab, c.key, c.digest, c.row)]
+        if new:
+            rows = [f"{change.tab} {change.key}" for change in new[:20]]
+            _log.error(
+                "foreign_write_quarantined", **{Field.TENANT: ids.tenant_of(tenant)}, changes=len(new), rows=rows
+            )
+        total += len(new)
+    return total
+
+
+async def listed(pool: Pool, limit: int) -> list[Quarantined]:
+    """The oldest of what is in quarantine."""
+    return [
+        Quarantined(ids.tenant_of(tenant), knr, tab, key, row, found_at.isoformat())
+        for tenant, knr, tab, key, row, found_at in await pool.fetch(_LIST, limit)
+    ]
+
+
+class Watch:
+    """Looks again and again beside the ambassador, and shows in the metrics how many changes wait for a person."""
+
+    def __init__(
+        self,
+        pool: Pool,
+        registry: CollectorRegistry,
+        *,
+        every_s: float = LOOK_S,
+        sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
+    ) -> None:
+        self._pool = pool
+        self._every_s = every_s
+        self._sleep = sleep
+        self._waiting = Gauge(
+            "cellwall_zero_quarantined",
+            "Writes past the ambassador to rows of tenants that live elsewhere, which nobody has looked at",
+            registry=registry,
+        )
+
+    async def run(self) -> None:
+        """Until cancelled. While the database is away it tries again."""
+        while True:
+            try:
+                await look(self._pool)
+                self._waiting.set(await self._pool.fetchval(_COUNT))
+            except (asyncpg.PostgresError, asyncpg.InterfaceError, OSError) as e:
+                _log.warning("quarantine_look_failed", **{Field.REASON: f"{type(e).__name__}: {e}"})
+            await self._sleep(self._every_s)
