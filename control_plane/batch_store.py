@@ -28,7 +28,7 @@ from control_plane.move_store import moves
 from control_plane.plans import Blocked, Proposal
 from control_plane.waves import OPEN, OVER, BatchState, Decision, Item, ItemState, Limits
 
-RETRY_S: Final = 3.0  # after a try that failed, times the tries so far
+RETRY_S: Final = 1.0  # after a try that failed, times the tries so far
 LISTED_BLOCKED: Final = 100  # of what could not be planned, so many are kept with the batch
 
 
