@@ -50,6 +50,7 @@ from control_plane.wave_runner import WaveRunner
 from control_plane.web import EXCEPTION_HANDLERS, health_handlers, provide_actor
 
 SWEEP_S: Final = 5.0
+AGAIN_S: Final = 1.0  # after work has ended or failed: a database that is away is asked once a second, not in a loop
 KEEP_SUPERSEDED_S: Final = 7 * 86_400.0  # how long replaced route records stay, for people who ask what happened
 GRACE_S: Final = 10
 MAX_BODY: Final = 64 * 1024
@@ -334,7 +335,7 @@ async def _forever(event: str, work: Callable[[], Awaitable[None]]) -> None:
             await work()
         except Exception:
             log.exception(event)
-        await asyncio.sleep(1.0)
+        await asyncio.sleep(AGAIN_S)
 
 
 async def _keep_house(services: Services) -> None:

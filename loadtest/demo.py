@@ -119,7 +119,7 @@ class Demo:
 
     def _tell(self, outcome: Outcome, account: Account, noise: Noise) -> None:
         if noise.verdicts:
-            self._teller.show(tables.summary(noise.verdicts, of_demo=True))
+            self._teller.show(tables.summary(noise.verdicts, judged=False))
         self._teller.table("What happened", outcome.lines())
         if outcome.failures:
             self._teller.lines("Failed requests that the demo did not cause", outcome.examples())

@@ -1,7 +1,8 @@
 """``python -m loadtest.lab``: runs scenarios against a local fleet or a base URL, and writes a result for each run.
 
 Exit status 0: all runs were done and the books balance. 1: a run could not be done, or the books do not balance. 2:
-what was asked for makes no sense. 3: done, but a run is marked invalid: its figures mean nothing. 130: interrupted.
+what was asked for makes no sense. 3: done, but a run is marked invalid: its figures mean nothing. 4: the time was over
+before all were done. 130: interrupted.
 """
 
 import asyncio
@@ -10,10 +11,12 @@ import os
 import secrets
 import signal
 import sys
+import time
 from collections.abc import AsyncIterator, Iterator, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from math import inf
 from pathlib import Path
 from typing import Final
 
@@ -34,7 +37,7 @@ from loadtest.lab.peer import peer_system
 from loadtest.lab.reading import ScenarioError
 from loadtest.lab.remote import Remote, RemoteSystem
 from loadtest.lab.result import PhaseKind, Result, Role
-from loadtest.lab.run import Asked, Lab
+from loadtest.lab.run import Asked, Lab, planned
 from loadtest.lab.scenario import FleetShape, Scenario, ScenarioKind
 from loadtest.lab.scenario import Walls as Mode
 from loadtest.lab.system import System
@@ -42,6 +45,7 @@ from loadtest.operator import LabError
 from loadtest.show import Line, Teller, console
 
 INVALID: Final = 3
+INCOMPLETE: Final = 4
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"]})
@@ -81,6 +85,8 @@ class Options:
     folder: Path
     remote: Remote | None
     peer: bool
+    resume: bool
+    until: float  # of the monotonic clock, seconds
 
 
 @main.command()
@@ -95,6 +101,8 @@ class Options:
 @click.option("--out", type=click.Path(path_type=Path), help="Folder of the results [default: build/lab/TIME].")
 @click.option("--state", type=click.Path(path_type=Path), help="Folder of the lab's fleet.")
 @click.option("--peer", is_flag=True, help="The same aggressors on a plain shared stack too, to see what cells buy.")
+@click.option("--resume", is_flag=True, help="Keep the valid results that --out has, and do only what is missing.")
+@click.option("--minutes", type=click.FloatRange(min=0.1), help="Begin no run after so many minutes; --resume goes on.")
 def run(
     scenarios: tuple[str, ...],
     fleet: str | None,
@@ -105,10 +113,14 @@ def run(
     out: Path | None,
     state: Path | None,
     peer: bool,
+    resume: bool,
+    minutes: float | None,
 ) -> None:
     """Run scenarios: files of your own, or names of those that come with the lab."""
     if fleet and base_url:
         raise click.UsageError("--fleet and --base-url exclude each other")
+    if resume and out is None:
+        raise click.UsageError("--resume needs --out: the folder with the results that are there")
     default = default_folder()
     options = Options(
         repeat=repeat,
@@ -117,6 +129,8 @@ def run(
         folder=state.absolute() if state else default.with_name(f"{default.name}-lab"),
         remote=Remote(base_url, front_door) if base_url else None,
         peer=peer,
+        resume=resume,
+        until=inf if minutes is None else time.monotonic() + 60 * minutes,
     )
     found = _read(scenarios)
     with Teller(console()) as teller:
@@ -154,37 +168,73 @@ async def _interruptible(scenarios: Sequence[Scenario], options: Options, teller
 async def _all(scenarios: Sequence[Scenario], options: Options, teller: Teller) -> int:
     """Scenarios that follow each other and want the same fleet share it."""
     results: list[Result] = []
+    wanted = 0
     for shape, group in itertools.groupby(scenarios, key=lambda scenario: scenario.fleet):
         several = list(group)
-        for words in warnings(shape, remote=options.remote is not None):
-            teller.say(words)
-        async with _system(shape, several[0].plan, options, teller) as system:
-            teller.say(system.cpu_walls)
-            for scenario in several:
-                results += await Lab(system, _asked(scenario, options.out, options, teller)).run(scenario)
-        results += await _on_peer(shape, several, options, teller)
+        wanted += sum(len(planned(each, _asked(each, options.out, options, teller))) for each in several)
+        results += await _on_fleet(shape, several, options, teller)
+        on_peer = _for_peer(several, options)
+        wanted += sum(len(planned(each, _asked(each, options.out / PEER, options, teller))) for each in on_peer)
+        results += await _on_peer(shape, on_peer, options, teller)
     _tell(results, options.out, teller)
     if not all(result.books.balanced for result in results):
         return 1
+    if len(results) < wanted:
+        teller.say(f"{len(results)} of {wanted} runs are done; the same command with --resume goes on")
+        return INCOMPLETE
     return 0 if all(result.validity.valid for result in results) else INVALID
+
+
+def _nothing_missing(scenarios: Sequence[Scenario], out: Path, options: Options, teller: Teller) -> list[Result] | None:
+    """The results where all of them are kept from before; None where one is to be made, and there is time for it."""
+    runs = [each for scenario in scenarios for each in planned(scenario, _asked(scenario, out, options, teller))]
+    kept = [each.kept for each in runs if each.kept is not None]
+    return kept if len(kept) == len(runs) or time.monotonic() >= options.until else None
+
+
+async def _on_fleet(shape: FleetShape, several: Sequence[Scenario], options: Options, teller: Teller) -> list[Result]:
+    """The scenarios on one fleet, which is not started for nothing."""
+    if (kept := _nothing_missing(several, options.out, options, teller)) is not None:
+        return kept
+    results: list[Result] = []
+    for words in warnings(shape, remote=options.remote is not None):
+        teller.say(words)
+    async with _system(shape, several[0].plan, options, teller) as system:
+        teller.say(system.cpu_walls)
+        for scenario in several:
+            results += await Lab(system, _asked(scenario, options.out, options, teller)).run(scenario)
+    return results
 
 
 def _asked(scenario: Scenario, out: Path, options: Options, teller: Teller) -> Asked:
     repeat = options.repeat or scenario.repeat
-    return Asked(out, repeat, teller.say, lambda moment: teller.detail(moment.words()), options.only)
+    return Asked(
+        out,
+        repeat,
+        teller.say,
+        lambda moment: teller.detail(moment.words()),
+        options.only,
+        options.resume,
+        lambda: time.monotonic() < options.until,
+    )
 
 
-async def _on_peer(shape: FleetShape, scenarios: Sequence[Scenario], options: Options, teller: Teller) -> list[Result]:
-    """The cases with aggressors once more, on the peer; it has no walls, so each is run but once."""
+def _for_peer(scenarios: Sequence[Scenario], options: Options) -> list[Scenario]:
+    """What can be run on the peer: the cases with aggressors; it has no walls, so each is run but once."""
     wanted = [each for each in scenarios if options.peer and each.kind is ScenarioKind.NOISY]
     several = [replace(each, walls=[Mode.ON]) for each in wanted]
-    several = [each for each in several if any(options.only in case.slug for case in each.cases())]
-    if not several:
-        return []
+    return [each for each in several if any(options.only in case.slug for case in each.cases())]
+
+
+async def _on_peer(shape: FleetShape, several: Sequence[Scenario], options: Options, teller: Teller) -> list[Result]:
+    """The same once more on the peer."""
+    out = options.out / PEER
+    if (kept := _nothing_missing(several, out, options, teller)) is not None:
+        return kept
     results: list[Result] = []
     async with peer_system(shape, options.folder.with_name(f"{options.folder.name}-peer"), teller.say) as system:
         for scenario in several:
-            results += await Lab(system, _asked(scenario, options.out / PEER, options, teller)).run(scenario)
+            results += await Lab(system, _asked(scenario, out, options, teller)).run(scenario)
     return results
 
 

@@ -21,7 +21,7 @@ from loadtest.lab.job import Job, Progress, Tally
 from loadtest.lab.local import LocalSystem
 from loadtest.lab.plan import Drive, Tenant, cells_of, jobs, phases
 from loadtest.lab.quiet import quiet
-from loadtest.lab.result import Case, Counts, Event, Meta, Phase, PhaseKind, Result, Role
+from loadtest.lab.result import FILE, Case, Counts, Event, Meta, Phase, PhaseKind, Result, Role
 from loadtest.lab.scenario import Scenario, ScenarioKind
 from loadtest.lab.system import Need, System, pick
 from loadtest.operator import LabError
@@ -63,6 +63,39 @@ class Asked:
     say: Callable[[str], None]
     watch: Callable[[Moment], None] = lambda _: None
     only: str = ""  # part of a case's slug
+    resume: bool = False  # keep the valid results that are there, and do what is missing
+    time_left: Callable[[], bool] = lambda: True  # whether one more run may begin
+
+
+@dataclass(frozen=True)
+class Planned:
+    """One run that was asked for, and its result where that is kept from before."""
+
+    case: Case
+    repeat: int
+    folder: Path
+    kept: Result | None
+
+
+def planned(scenario: Scenario, asked: Asked) -> list[Planned]:
+    """The runs in their order: every case once, then every case again. `LabError` where no case was meant."""
+    cases = [case for case in scenario.cases() if asked.only in case.slug]
+    if not cases:
+        known = ", ".join(case.slug for case in scenario.cases())
+        raise LabError(f"{scenario.name} has no case {asked.only!r}; it has {known}")
+    found = []
+    for repeat in range(1, asked.repeat + 1):
+        for case in cases:
+            folder = asked.out / scenario.name / case.slug / str(repeat)
+            found.append(Planned(case, repeat, folder, _kept(folder) if asked.resume else None))
+    return found
+
+
+def _kept(folder: Path) -> Result | None:
+    if not (folder / FILE).exists():
+        return None
+    result = Result.read(folder)
+    return result if result.validity.valid else None
 
 
 def need_of(scenario: Scenario, cells: Sequence[str]) -> Need:
@@ -111,31 +144,34 @@ class Lab:
     async def run(self, scenario: Scenario) -> list[Result]:
         """Every case, as often as asked for; results are on disk as soon as each ends."""
         require(scenario, self.system)
-        cases = [case for case in scenario.cases() if self._asked.only in case.slug]
-        if not cases:
-            known = ", ".join(case.slug for case in scenario.cases())
-            raise LabError(f"{scenario.name} has no case {self._asked.only!r}; it has {known}")
-        self._asked.say(f"signing up tenants for {scenario.name}")
-        cast = await self.system.cast(need_of(scenario, self.system.cells))
-        found: list[Result] = []
-        self._run, self._runs = 0, len(cases) * self._asked.repeat
-        for repeat in range(1, self._asked.repeat + 1):
-            for case in cases:
-                self._run += 1
-                self._asked.say(f"run {self._run} of {self._runs}: {scenario.name}, {case.slug}")
-                began = time.monotonic()
-                await self.system.set_walls(case.walls)
-                cast = await self.system.cast(need_of(scenario, self.system.cells))  # where they live by now
-                one = ramp if scenario.kind is ScenarioKind.RAMP else single
-                restless = await quiet(self.system.targets[0], cast)
-                result = await one(self, scenario, case, repeat, cast)
-                if restless:
-                    self._asked.say(restless)
-                    result.events.insert(0, Event(at=0.0, name="not-quiet", target="", words=restless))
-                result.write(self._asked.out / scenario.name / case.slug / str(repeat))
-                found.append(result)
-                self._took.seconds = time.monotonic() - began
+        runs = planned(scenario, self._asked)
+        found = [each.kept for each in runs if each.kept is not None]
+        missing = [each for each in runs if each.kept is None]
+        self._run, self._runs = len(found), len(runs)
+        if missing:
+            self._asked.say(f"signing up tenants for {scenario.name}")
+            await self.system.cast(need_of(scenario, self.system.cells))
+        for each in missing:
+            if not self._asked.time_left():
+                break
+            self._run += 1
+            self._asked.say(f"run {self._run} of {self._runs}: {scenario.name}, {each.case.slug}")
+            began = time.monotonic()
+            found.append(await self._one(scenario, each))
+            self._took.seconds = time.monotonic() - began
         return found
+
+    async def _one(self, scenario: Scenario, asked: Planned) -> Result:
+        await self.system.set_walls(asked.case.walls)
+        cast = await self.system.cast(need_of(scenario, self.system.cells))  # where they live by now
+        one = ramp if scenario.kind is ScenarioKind.RAMP else single
+        restless = await quiet(self.system.targets[0], cast)
+        result = await one(self, scenario, asked.case, asked.repeat, cast)
+        if restless:
+            self._asked.say(restless)
+            result.events.insert(0, Event(at=0.0, name="not-quiet", target="", words=restless))
+        result.write(asked.folder)
+        return result
 
     async def traffic(
         self, scenario: Scenario, drive: Drive, plan: Sequence[Phase], act: Act, tenants: Sequence[Tenant]

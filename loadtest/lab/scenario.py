@@ -67,11 +67,13 @@ class Closed(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class FleetShape(Closed, frozen=True):
-    """The local fleet. ``cpus`` is each cell's share of processors, which holds where the machine has cgroups."""
+    """The local fleet. ``cpus`` is each cell's share of processors, which holds where the machine has cgroups;
+    ``connections`` what each process of a cell opens to each shard, from which its seats follow (None: the default)."""
 
     cells: Annotated[int, Meta(ge=1, le=16)] = 2
     shards: Annotated[int, Meta(ge=1, le=8)] = 1
     cpus: Annotated[float, Meta(ge=0.05, le=64)] = 0.5
+    connections: Annotated[int, Meta(ge=1, le=200)] | None = None
     routers: Annotated[int, Meta(ge=1, le=4)] = 1
     workers: Annotated[int, Meta(ge=1, le=16)] = 1
     cpu_walls: bool = True
@@ -80,7 +82,9 @@ class FleetShape(Closed, frozen=True):
     def cell_specs(self) -> tuple[LocalCellSpec, ...]:
         """The cells, ``cell-1`` first."""
         return tuple(
-            LocalCellSpec(f"cell-{n}", shards=self.shards, cpus=self.cpus, capacity=100_000)
+            LocalCellSpec(
+                f"cell-{n}", shards=self.shards, cpus=self.cpus, capacity=100_000, connections=self.connections
+            )
             for n in range(1, self.cells + 1)
         )
 

@@ -12,8 +12,8 @@ from loadtest.lab.score import Mark, Part, Verdict
 COLUMNS: Final = ("p99 alone", "with, ms", "ratio", "Jain", "worst", "errors", "books", "score", "")
 
 
-def summary(verdicts: Sequence[Verdict], *, of_demo: bool = False) -> Table:
-    """A line for each verdict. In the demo nothing hangs on them, so nothing is marked."""
+def summary(verdicts: Sequence[Verdict], *, judged: bool = True) -> Table:
+    """A line for each verdict. Where nothing hangs on them (``judged`` is false) they are shown without a score."""
     table = Table(
         title="Victims: p99 alone and with the cause, fairness, the worst one's share of its requests",
         title_justify="left",
@@ -23,7 +23,7 @@ def summary(verdicts: Sequence[Verdict], *, of_demo: bool = False) -> Table:
     for column in COLUMNS:
         table.add_column(column, justify="right")
     for verdict in verdicts:
-        if of_demo:
+        if not judged:
             table.add_row(f"{verdict.name}, {verdict.world}", *cells(verdict)[:-2], "", "shown")
             continue
         style = "bold red" if verdict.judged and not verdict.passed else None if verdict.judged else "dim"

@@ -1,11 +1,32 @@
 """The summary: right to the cent, of the asked days and of one tenant only."""
 
+import asyncio
+
 import pytest
 
+from cell.fairness.levels import Level
+from cell.fairness.queues import Ticket
+from cell.fairness.station import Station
+from cell.modules.reports import summary
 from tests.integration.cell.cell_world import Merchant, World
 
+MANY = 20_000
+_ORDERS = """
+WITH made AS (
+  INSERT INTO product.orders (tenant_id, order_id, number, status, total_cents, currency, created_by)
+  SELECT $1, gen_random_uuid(), 1000 + n, 'created', n, 'EUR', gen_random_uuid() FROM generate_series(1, $3::int) AS n
+  RETURNING order_id
+)
+INSERT INTO product.order_lines (tenant_id, order_id, line, product_id, quantity, unit_price_cents)
+SELECT $1, order_id, 1, $2, 1, 1 FROM made
+"""
 
-async def test_a_summary_counts_what_was_sold_by_currency_and_product(merchant: Merchant) -> None:
+
+@pytest.mark.parametrize("first_part", [1, 3, 200])
+async def test_a_summary_counts_what_was_sold_by_currency_and_product(
+    merchant: Merchant, monkeypatch: pytest.MonkeyPatch, first_part: int
+) -> None:
+    monkeypatch.setattr(summary, "FIRST_PART", first_part)  # so that there are parts to add up
     cup, pot, franc = await merchant.product(100), await merchant.product(5_000), await merchant.product(7, "CHF")
     for quantity in (1, 2, 3):
         await merchant.order((cup, quantity))
@@ -45,3 +66,52 @@ async def test_wrong_days_are_named(merchant: Merchant, days: str) -> None:
     answer = await merchant.owner.get(f"/v1/reports/summary?days={days}")
     assert (answer.status_code, answer.headers["content-type"]) == (400, "application/problem+json")
     assert answer.json()["errors"][0]["field"] == "days"
+
+
+async def test_the_summary_of_many_orders_is_that_of_one_query(merchant: Merchant) -> None:
+    product = await merchant.product(100)
+    await merchant.rows(_ORDERS, product, MANY)
+    found = (await merchant.owner.get("/v1/reports/summary")).json()
+    (row,) = await merchant.rows(
+        "SELECT count(*), sum(total_cents), percentile_disc(0.5) WITHIN GROUP (ORDER BY total_cents),"
+        " percentile_disc(0.95) WITHIN GROUP (ORDER BY total_cents) FROM product.orders WHERE tenant_id = $1"
+    )
+    assert list(found["totals"][0].values()) == ["EUR", *(int(value) for value in row)]
+    assert [(p["orders"], p["units"], p["revenue_cents"]) for p in found["products"]] == [(MANY, MANY, MANY)]
+
+
+async def beside(world: World, merchant: Merchant) -> list[str]:
+    """A heavy summary and, once that is at work, a light one at the same shard; in the order in which they ended."""
+    shard_of, ended = world.databases.shards.shard_of, []
+    light = await world.merchant()
+    while shard_of(light.number) != shard_of(merchant.number):
+        light = await world.merchant()
+    await merchant.rows(_ORDERS, await merchant.product(100), MANY)
+    await light.order((await light.product(100), 1))
+
+    async def ask(name: str, who: Merchant) -> None:
+        answer = await who.owner.get("/v1/reports/summary")
+        assert answer.status_code == 200, answer.text
+        ended.append(name)
+
+    async with asyncio.timeout(60), asyncio.TaskGroup() as group:
+        group.create_task(ask("heavy", merchant))
+        while not world.ingress._wall.seats(Level.BATCH)[1]:
+            await asyncio.sleep(0)
+        group.create_task(ask("light", light))
+    return ended
+
+
+async def test_a_light_tenant_does_not_wait_for_the_summary_of_a_heavy_one(world: World, merchant: Merchant) -> None:
+    assert await beside(world, merchant) == ["light", "heavy"]
+
+
+async def test_it_would_wait_without_turns_between_the_parts(
+    world: World, merchant: Merchant, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def keeps_its_seat(_station: Station, ticket: Ticket, _cost: float, _estimate: float, now: float) -> list[Ticket]:
+        ticket.seated_at = now
+        return []
+
+    monkeypatch.setattr(Station, "turn", keeps_its_seat)
+    assert await beside(world, merchant) == ["heavy", "light"]
