@@ -29,7 +29,7 @@ import xxhash
 
 from contracts.routes import CellState
 
-MAGIC: Final = int.from_bytes(b"cwroute1", "little")
+MAGIC: Final = int.from_bytes(b"cwroute2", "little")
 HEADER_WORDS: Final = 32
 MAX_KEY: Final = 253
 
@@ -43,10 +43,10 @@ SUPERSEDED: Final = 1 << 63  # in the stamp: a newer file stands under the path
 RECORD_BITS: Final = 28  # low bits of a slot's reference; record 0 is "nothing"
 RECORD_MASK: Final = (1 << RECORD_BITS) - 1
 
-# The packed route: epoch 40 bits, cell 12, plan 9, state 3. A live route is never 0, because its epoch is not.
-EPOCH_SHIFT, CELL_SHIFT, PLAN_SHIFT = 24, 12, 3
-CELL_LIMIT: Final = 1 << 12
-PLAN_LIMIT: Final = 1 << 9
+# The packed route: epoch 40 bits, cell 14, plan 7, state 3. A live route is never 0, because its epoch is not.
+EPOCH_SHIFT, CELL_SHIFT, PLAN_SHIFT = 24, 10, 3
+CELL_LIMIT: Final = 1 << 14  # a fleet of 10,000 cells fits: docs/plans.md
+PLAN_LIMIT: Final = 1 << 7
 _STATE_MASK: Final = (1 << PLAN_SHIFT) - 1
 
 _CACHE_LIMIT: Final = 8192
