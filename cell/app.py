@@ -5,7 +5,7 @@ import contextlib
 import secrets
 import sys
 import time
-from collections.abc import AsyncIterator, Coroutine, Sequence
+from collections.abc import AsyncIterator, Coroutine, Mapping, Sequence
 from functools import partial
 from typing import Any, Final
 
@@ -39,6 +39,8 @@ from cell.modules.orders.public import SAGAS
 from cell.modules.payments.api import router as payments
 from cell.modules.reports.api import router as reports
 from cell.modules.reports.public import QueueWall
+from cell.modules.webhooks.api import router as webhooks
+from cell.modules.webhooks.public import WORK_KIND as WEBHOOKS
 from cell.schema import migrate
 from cell.servers import Listener
 from cell.settings import ApiSettings
@@ -46,9 +48,12 @@ from cell.shards import pools
 from cell.shards.context import TenantContext
 from cell.shards.errors import DirectoryError, ShardUnavailableError
 from cell.shards.pools import Databases
-from cell.shards.session import Shards
+from cell.shards.session import Pool, Shards
 from cell.transfer import api as transfer_api
+from cell.transfer import streams_api
+from cell.transfer.reader import Login
 from cell.transfer.service import Transfer
+from cell.transfer.streams import Streams
 from cell.usage import Collector, Exchange, Publisher
 from cell.usage_api import usage_page
 from cell.usage_metrics import UsageMetrics
@@ -58,10 +63,10 @@ from contracts.usage import Window
 
 QUEUE_FULL: Final = problems.REPORTS_QUEUE_FULL.slug
 REPORTS_WALL: Final = QueueWall()  # it stands
-TRANSFER_CONNECTIONS: Final = 6  # per shard
+TRANSFER_CONNECTIONS: Final = 10  # per shard; the copy of a large tenant keeps one for its time
 BODY_BYTES_MAX: Final = 4 << 20  # whatever a handler asks for
-PRODUCT: Final[Sequence[Router]] = (accounts, catalog, inventory, orders, payments, reports)
-KINDS: Final = (outbox.WORK_KIND, SAGAS)  # of work that goes on as soon as a tenant has moved in
+PRODUCT: Final[Sequence[Router]] = (accounts, catalog, inventory, orders, payments, reports, webhooks)
+KINDS: Final = (outbox.WORK_KIND, SAGAS, WEBHOOKS)  # of work that goes on as soon as a tenant has moved in
 
 # What is heavy by its nature waits for seats of its own.
 LEVELS: Final[Sequence[Rule]] = (
@@ -78,6 +83,7 @@ def product(
     reports_wall: QueueWall = REPORTS_WALL,
     *,
     takes_payments: bool = False,
+    webhooks_private: bool = False,
 ) -> Litestar:
     """The product. Handlers get ``tenant``, ``shards`` and ``blobs``; it must be served behind an `Ingress`."""
 
@@ -93,6 +99,9 @@ def product(
     async def provide_takes_payments() -> bool:
         return takes_payments
 
+    async def provide_webhooks_private() -> bool:
+        return webhooks_private
+
     return Litestar(
         route_handlers=[*routers, *health.handlers()],
         dependencies={
@@ -101,6 +110,7 @@ def product(
             "blobs": Provide(provide_blobs),
             "reports_wall": Provide(provide_reports_wall),
             "takes_payments": Provide(provide_takes_payments),
+            "webhooks_private": Provide(provide_webhooks_private),
         },
         exception_handlers=answers.HANDLERS,
         openapi_config=None,
@@ -119,10 +129,22 @@ def operations(application: Litestar, levels: Sequence[Rule] = LEVELS) -> Operat
     return Operations((route.path for route in application.routes), levels)
 
 
-def internal(transfer: Transfer, health: Health, registry: CollectorRegistry, token: str, usage: Exchange) -> Litestar:
-    """The transfer API, metrics and usage for the bearer of ``token``; health for everybody."""
+def internal(
+    transfer: Transfer,
+    health: Health,
+    registry: CollectorRegistry,
+    token: str,
+    usage: Exchange,
+    more: Sequence[Router] = (),
+) -> Litestar:
+    """The transfer API with ``more`` of its commands, metrics and usage for the bearer of ``token``; health for all."""
     return Litestar(
-        route_handlers=[transfer_api.router(transfer), metrics_page(registry), usage_page(usage), *health.handlers()],
+        route_handlers=[
+            transfer_api.router(transfer, more),
+            metrics_page(registry),
+            usage_page(usage),
+            *health.handlers(),
+        ],
         guards=[transfer_api.token_guard(token)],
         exception_handlers=answers.HANDLERS,
         openapi_config=None,
@@ -185,12 +207,14 @@ async def _serve(configured: ApiSettings, data: Any, inner: Any) -> int:
             kinds=KINDS,
         )
         queue = QueueWall(configured.walls.reports, partial(metrics.observed, "reports", QUEUE_FULL))
+        files = blobs.opened(configured.blobs)
         served = product(
             databases.shards,
             health,
-            blobs.opened(configured.blobs),
+            files,
             reports_wall=queue,
             takes_payments=configured.payments_url is not None,
+            webhooks_private=configured.webhooks_private,
         )
         wall = _wall(configured, served, databases, metrics)
         ingress = Ingress(
@@ -206,7 +230,8 @@ async def _serve(configured: ApiSettings, data: Any, inner: Any) -> int:
         redis = await stack.enter_async_context(connect(configured.redis_url.get_secret_value()))
         exchange = Exchange(redis, configured.name)
         token = configured.transfer_token.get_secret_value()
-        inside = internal(transfer, health, metrics.registry, token, exchange)
+        streams = await stack.enter_async_context(_streams(configured, databases, transfers, files))
+        inside = internal(transfer, health, metrics.registry, token, exchange, [streams_api.router(streams)])
         listeners = [
             Listener(ingress, data),
             Listener(InternalWall(inside, wall, token, time.monotonic), inner),
@@ -215,6 +240,25 @@ async def _serve(configured: ApiSettings, data: Any, inner: Any) -> int:
         await stack.enter_async_context(_metering(configured, databases, meter, exchange, metrics, reports))
         await servers.serve(listeners, health.drain)
     return 0
+
+
+@contextlib.asynccontextmanager
+async def _streams(
+    configured: ApiSettings, databases: Databases, transfers: Mapping[str, Pool], files: Blobs
+) -> AsyncIterator[Streams]:
+    """What large moves need; readers and snapshots end with the process."""
+    shards, password = databases.shard_map.shards, configured.transfer_password.get_secret_value()
+    streams = Streams(
+        pools=transfers,
+        shard_of=databases.shard_map.shard_of,
+        login=lambda name: Login.to(shards[name], password, f"cellwall-stream-{configured.name}"),
+        blobs=files,
+        clock=asyncio.get_running_loop().time,
+    )
+    try:
+        yield streams
+    finally:
+        await streams.shut()
 
 
 def _wall(configured: ApiSettings, application: Litestar, databases: Databases, metrics: CellMetrics) -> Wall:
@@ -229,7 +273,6 @@ def _wall(configured: ApiSettings, application: Litestar, databases: Databases, 
         per_s=configured.key_requests_per_s,
         burst=configured.key_burst,
         interactive_s=configured.interactive_s,
-        batch_share=configured.batch_share,
     )
     wall = Wall(
         config,

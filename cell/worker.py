@@ -35,6 +35,7 @@ from cell.modules.catalog import public as catalog
 from cell.modules.orders import conductor as sagas
 from cell.modules.payments import public as payments
 from cell.modules.reports import public as reports
+from cell.modules.webhooks import public as webhooks
 from cell.schema import migrate
 from cell.settings import WorkerSettings
 from cell.shards import pools
@@ -45,7 +46,7 @@ from cell.transfer.api import ACCESS, token_guard
 from cell.usage import Exchange, Publisher
 from contracts.names import Field
 
-CONSUMERS: Final[Sequence[Consumer]] = (*catalog.CONSUMERS,)
+CONSUMERS: Final[Sequence[Consumer]] = (*catalog.CONSUMERS, *webhooks.CONSUMERS)
 CHORES: Final = (idempotency.prune, accounts.prune_sessions)
 HEAVY_CONNECTIONS: Final = 2  # of the bulkhead, to each shard
 TIDY_S: Final = 3600.0
@@ -120,11 +121,12 @@ async def composed(
         connect(configured.redis_url.get_secret_value()) as redis,
         _heavy(configured, databases, meter.spent) as heavy,
         _gateway(configured) as gateway,
+        webhooks.opened(private=configured.webhooks_private) as sender,
     ):
         registry, files = CollectorRegistry(), blobs.opened(configured.blobs)
         metrics, stream = EventMetrics(registry), Stream(redis, configured.name)
         saga_metrics, shards, home = sagas.SagaMetrics(registry), databases.shards, configured.name
-        chores = (*CHORES, reports.chore(files, home), sagas.chore(home, saga_metrics))
+        chores = (*CHORES, reports.chore(files, home), sagas.chore(home, saga_metrics), *webhooks.chores(home))
         relay = Relay(databases.shards, stream, subscriptions(consumers), metrics, chores)
         inbox = Inbox(databases.shards, consumers, metrics)
         pump = Pump(relay, inbox, stream, databases.shards.names, consumers, pace)
@@ -132,7 +134,8 @@ async def composed(
         health = Health(databases, schemas, asyncio.get_running_loop().time)
         served = _application(health, registry, configured.transfer_token.get_secret_value())
         bulkhead = _bulkhead(configured, databases, heavy, files, reports.ReportMetrics(registry))
-        outside = [_room(shards, job) for job in (sagas.job(shards, gateway, home, saga_metrics),)]
+        jobs = (sagas.job(shards, gateway, home, saga_metrics), webhooks.job(shards, sender, home, registry))
+        outside = [_room(shards, job) for job in jobs]
         publisher = Publisher(meter, Exchange(redis, configured.name))
         yield Worker(pump, served, health, publisher, bulkhead, outside, files, databases.shards, registry)
 
@@ -177,7 +180,6 @@ def _bulkhead(
         home=configured.name,
         metrics=metrics,
         clock=asyncio.get_running_loop().time,
-        share=configured.batch_share if wall is Enforcement.ON else None,
     )
     bulkhead = Bulkhead(
         databases.shards,

@@ -239,7 +239,9 @@ async def opened(cell: CellDatabases) -> AsyncIterator[World]:
         )
         key = secrets.token_bytes(32)
         metrics = CellMetrics(CELL, lambda: gate.in_flight)
-        product = app.product(databases.shards, health, blobs.opened(cell.blobs_url), takes_payments=True)
+        product = app.product(
+            databases.shards, health, blobs.opened(cell.blobs_url), takes_payments=True, webhooks_private=True
+        )
         wall = wall_of(product, shard_of, metrics)
         ingress = Ingress(
             product, cell=CELL, envelope_key=key, gate=gate, metrics=metrics, meter=meter, wall=wall, clock=clock
