@@ -273,6 +273,7 @@ def _wall(configured: ApiSettings, application: Litestar, databases: Databases, 
         per_s=configured.key_requests_per_s,
         burst=configured.key_burst,
         interactive_s=configured.interactive_s,
+        batch_share=configured.batch_share,
     )
     wall = Wall(
         config,

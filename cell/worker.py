@@ -180,6 +180,7 @@ def _bulkhead(
         home=configured.name,
         metrics=metrics,
         clock=asyncio.get_running_loop().time,
+        share=configured.batch_share if wall is Enforcement.ON else None,
     )
     bulkhead = Bulkhead(
         databases.shards,
