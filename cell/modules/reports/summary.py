@@ -11,7 +11,6 @@ from collections.abc import Awaitable, Callable, Mapping
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass, field
 from datetime import datetime
-from math import ceil
 from typing import Final
 from uuid import UUID
 
@@ -150,7 +149,7 @@ async def summarise(whole: Span | None, turns: Turns) -> Summary:
             await _add(session, sums, part)
             size.took(turns.clock() - asked)
         after, parts = part.upto, parts + 1
-        _check(sums, turns, began, parts, ceil((whole.upto - after) / size.count))
+        _check(sums, turns, began, parts, (whole.upto - after) / (after - whole.after))
     if not sums.sold:
         return Summary([], [])
     await turns.turn()
@@ -167,10 +166,10 @@ async def _add(session: TenantSession, sums: _Sums, part: Span) -> None:
         sums.sold[product, currency] = (before[0] + orders, before[1] + units, before[2] + revenue)
 
 
-def _check(sums: _Sums, turns: Turns, began: float, parts: int, left: int) -> None:
-    """Better told soon than when all the time is used up."""
+def _check(sums: _Sums, turns: Turns, began: float, parts: int, left: float) -> None:
+    """Better told soon than when all the time is used up. ``left`` is what is still to be read, by what has been."""
     now = turns.clock()
-    needs = left * (now - began) / parts
+    needs = left * (now - began)
     if parts >= FORECAST_AFTER and now + needs > turns.deadline:
         detail = f"At the pace that it may take it would need {needs:.0f} s more."
         raise problems.ProblemError(problems.SUMMARY_TOO_LONG, detail)
