@@ -10,7 +10,8 @@ It is never changed         Every key is used once; who makes a file again takes
 What is read is what was    The claim check holds size and SHA-256. Of a blob that differs the last piece is never
 written                     handed out, so that its reader sees an answer that is cut.
 It is one tenant's          The tenant comes first in the key, and a key of another tenant is "missing".
-It does not move            A tenant that moves leaves its blobs behind: their owner makes them again.
+It moves with its tenant    The transfer copies it under its key, and the claim check fits there too. What is missing
+                            at the new home its owner makes again.
 ==========================  ========================================================================================
 
 The claim check: Hohpe and Woolf, Enterprise Integration Patterns, 2003.
@@ -118,6 +119,21 @@ class Blobs:
             raise BlobMissingError(claim.key)
         return _checked(found.stream(min_chunk_size=PIECE_BYTES), claim)
 
+    async def of(self, tenant: int) -> AsyncIterator[tuple[str, int]]:
+        """The tenant's blobs: the key without the tenant, and the size. In no order."""
+        prefix = f"{ids.tenant_of(tenant)}/"
+        with _translated():
+            async for batch in obstore.list(self._store, prefix=prefix):
+                for item in batch:
+                    if item["path"].startswith(prefix):
+                        yield item["path"].removeprefix(prefix), item["size"]
+
+    async def copied_out(self, tenant: int, name: str) -> AsyncIterator[bytes]:
+        """The pieces of a blob as it is stored. `BlobMissingError` where there is none."""
+        with _translated():
+            found = await obstore.get_async(self._store, f"{ids.tenant_of(tenant)}/{name}")
+        return _untouched(found.stream(min_chunk_size=PIECE_BYTES))
+
     async def delete(self, keys: Sequence[str]) -> None:
         """Delete blobs; those that are gone are no fault."""
         for key in keys:
@@ -158,6 +174,12 @@ class BlobWriter:
     def claim(self) -> Claim:
         """The claim check of what was written so far; true of the blob once `Blobs.writing` has ended well."""
         return Claim(self._key, self._size, self._digest.digest())
+
+
+async def _untouched(pieces: AsyncIterator[bytes]) -> AsyncIterator[bytes]:
+    with _translated():
+        async for piece in pieces:
+            yield bytes(piece)
 
 
 async def _checked(pieces: AsyncIterator[bytes], claim: Claim) -> AsyncIterator[bytes]:

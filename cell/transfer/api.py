@@ -1,7 +1,7 @@
 """``/transfer/v1``: the transfer API on the internal listener, behind the cell's transfer token."""
 
 import hmac
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from typing import Any, Final, TypeVar
 
 import asyncpg
@@ -41,7 +41,7 @@ def token_guard(token: str) -> Guard:
     return guard
 
 
-async def _target(tenant: FromPath[str], request: Request[Any, Any, Any]) -> tuple[int, Fence]:
+async def target_of(tenant: FromPath[str], request: Request[Any, Any, Any]) -> tuple[int, Fence]:
     """The tenant and the fence of a command."""
     try:
         return ids.tenant_number(tenant), Fence.parse(request.headers.get(transfer.FENCE_FIELD, ""))
@@ -49,14 +49,16 @@ async def _target(tenant: FromPath[str], request: Request[Any, Any, Any]) -> tup
         raise ProblemError(problems.INVALID, str(e)) from e
 
 
-async def _body(request: Request[Any, Any, Any], kind: type[T]) -> T:
+async def body_of(request: Request[Any, Any, Any], kind: type[T]) -> T:
+    """The arguments of a command."""
     try:
         return msgspec.json.decode(await request.body(), type=kind)
     except msgspec.DecodeError as e:
         raise ProblemError(problems.INVALID, str(e)) from e
 
 
-def _command(name: str, **more: Any) -> Callable[[Callable[..., Any]], HTTPRouteHandler]:
+def command(name: str, **more: Any) -> Callable[[Callable[..., Any]], HTTPRouteHandler]:
+    """A handler of one command."""
     path = f"/tenants/{{tenant:str}}/{name}"
     limits: dict[str, Any] = {"request_max_body_size": BODY_BYTES_MAX} | more
     return post(path, status_code=200, opt={"access": ACCESS}, **limits)
@@ -84,79 +86,80 @@ async def status(tenant: FromPath[str], service: Service, rows: FromQuery[bool] 
     return await service.status(number, count_rows=rows)
 
 
-@_command("provision")
+@command("provision")
 async def provision(request: Request[Any, Any, Any], target: Target, service: Service) -> Provisioned:
     """Create an empty active tenant with its owner."""
-    return await service.provision(*target, await _body(request, transfer.Provision))
+    return await service.provision(*target, await body_of(request, transfer.Provision))
 
 
-@_command("prepare")
+@command("prepare")
 async def prepare(request: Request[Any, Any, Any], target: Target, service: Service) -> transfer.Empty:
     """Make room for a tenant."""
-    await service.prepare(*target, await _body(request, transfer.Prepare))
+    await service.prepare(*target, await body_of(request, transfer.Prepare))
     return transfer.Empty()
 
 
-@_command("freeze")
+@command("freeze")
 async def freeze(request: Request[Any, Any, Any], target: Target, service: Service) -> Frozen:
     """Freeze, soft then hard."""
-    return await service.freeze(*target, await _body(request, transfer.Freeze))
+    return await service.freeze(*target, await body_of(request, transfer.Freeze))
 
 
-@_command("export")
+@command("export")
 async def export(target: Target, service: Service) -> Stream:
     """The row stream of a frozen tenant."""
     return Stream(await service.export(*target), media_type=transfer.ROWS_CONTENT_TYPE, status_code=200)
 
 
-@_command("import", request_max_body_size=None)
+@command("import", request_max_body_size=None)
 async def import_(request: Request[Any, Any, Any], target: Target, service: Service) -> Imported:
     """Write a row stream: all of it or nothing."""
-    return await service.import_(*target, _stream(request))
+    return await service.import_(*target, stream_of(request))
 
 
-@_command("checksum")
+@command("checksum")
 async def checksum(target: Target, service: Service) -> Checksum:
     """Rows and digest per table."""
     return await service.checksum(*target)
 
 
-@_command("activate")
+@command("activate")
 async def activate(request: Request[Any, Any, Any], target: Target, service: Service) -> transfer.Empty:
     """importing -> active."""
-    await service.activate(*target, await _body(request, transfer.Activate))
+    await service.activate(*target, await body_of(request, transfer.Activate))
     return transfer.Empty()
 
 
-@_command("restore")
+@command("restore")
 async def restore(request: Request[Any, Any, Any], target: Target, service: Service) -> transfer.Empty:
     """frozen -> active, at a higher epoch."""
-    await service.restore(*target, await _body(request, transfer.Restore))
+    await service.restore(*target, await body_of(request, transfer.Restore))
     return transfer.Empty()
 
 
-@_command("release")
+@command("release")
 async def release(request: Request[Any, Any, Any], target: Target, service: Service) -> transfer.Empty:
     """frozen -> moved."""
-    await service.release(*target, await _body(request, transfer.Release))
+    await service.release(*target, await body_of(request, transfer.Release))
     return transfer.Empty()
 
 
-@_command("abort")
+@command("abort")
 async def abort(request: Request[Any, Any, Any], target: Target, service: Service) -> transfer.Empty:
     """Give an import up."""
-    await service.abort(*target, await _body(request, transfer.Abort))
+    await service.abort(*target, await body_of(request, transfer.Abort))
     return transfer.Empty()
 
 
-@_command("purge")
+@command("purge")
 async def purge(target: Target, service: Service) -> transfer.Empty:
     """Drop the rows of a tenant that lives elsewhere."""
     await service.purge(*target)
     return transfer.Empty()
 
 
-async def _stream(request: Request[Any, Any, Any]) -> AsyncIterator[bytes]:
+async def stream_of(request: Request[Any, Any, Any]) -> AsyncIterator[bytes]:
+    """The body in pieces, as it arrives."""
     async for piece in request.stream():
         if piece:
             yield piece
@@ -168,18 +171,18 @@ def unreachable(_: Request[Any, Any, Any], error: Exception) -> Response[bytes]:
     return Response(body, status_code=503, media_type=problems.CONTENT_TYPE)
 
 
-def router(service: Transfer) -> Router:
-    """The transfer API over one service."""
+def router(service: Transfer, more: Sequence[Router] = ()) -> Router:
+    """The transfer API over one service; ``more`` are routers of further commands."""
 
     async def provide() -> Transfer:
         return service
 
     return Router(
         path="/transfer/v1",
-        dependencies={"service": Provide(provide), "target": Provide(_target)},
+        dependencies={"service": Provide(provide), "target": Provide(target_of)},
         exception_handlers=dict.fromkeys((asyncpg.PostgresError, asyncpg.InterfaceError, OSError), unreachable),
         route_handlers=[
             cell, tenants, status, provision, prepare, freeze, export, import_, checksum, activate, restore, release,
-            abort, purge,
+            abort, purge, *more,
         ],
     )  # fmt: skip

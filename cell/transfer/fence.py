@@ -94,9 +94,37 @@ async def effect(
 
     ``patience`` None: without the lock, for a change of the fence row alone that ends nobody's transaction.
     """
-    async with pool.acquire() as connection, connection.transaction():
+    async with pool.acquire() as connection, effect_on(connection, tenant, fence, command, patience, clock) as found:
+        yield found
+
+
+@asynccontextmanager
+async def effect_on(
+    connection: Any,
+    tenant: int,
+    fence: Fence,
+    command: Command,
+    patience: Patience | None,
+    clock: Callable[[], float],
+) -> AsyncIterator[Effect]:
+    """`effect`, on a connection that the caller has."""
+    async with connection.transaction():
         ended = 0 if patience is None else await locks.exclusive(connection, tenant, patience, clock)
         yield Effect(connection, await _own(connection, tenant, fence, command), ended)
+
+
+async def beside(connection: Any, tenant: int, fence: Fence, command: Command) -> FenceRow:
+    """The row, for a command that changes nothing of the tenant and may run beside others of its move.
+
+    It raises no fence. Refused below the fence's term, for another move that is not newer, and in a wrong state.
+    """
+    row = await read(connection, tenant)
+    if row is None:
+        raise ProblemError(problems.NOT_FOUND, "this cell has no such tenant")
+    if not rules.may_run_beside(row, fence):
+        raise ProblemError(problems.FENCED, f"{command} at term {fence.term} came after term {row.term}")
+    rules.check_state(row, command)
+    return row
 
 
 @asynccontextmanager

@@ -1,8 +1,9 @@
 """The row stream: a sequence of frames that says when it is whole. Opaque to everybody but cells.
 
-``magic``, then per table one header frame (JSON), data frames (PostgreSQL's binary COPY format, in pieces), an end
-frame with the number of rows; at last a final frame with the totals. A frame is one byte of kind, four bytes of length
-(big-endian) and the payload. A stream without its final frame was cut, and is refused as a whole.
+``magic``, for a snapshot a frame that says where its stream begins, then per table one header frame (JSON), data frames
+(PostgreSQL's binary COPY format, in pieces), an end frame with the number of rows; at last a final frame with the
+totals. A frame is one byte of kind, four bytes of length (big-endian) and the payload. A stream without its final frame
+was cut, and is refused as a whole.
 """
 
 from collections.abc import AsyncIterator
@@ -10,6 +11,8 @@ from enum import IntEnum
 from typing import Final, TypeVar
 
 import msgspec
+
+from contracts.transfer import Stream
 
 MAGIC: Final = b"cellwall-rows-1\n"
 PIECE_BYTES: Final = 1 << 18
@@ -25,6 +28,7 @@ class Kind(IntEnum):
     DATA = 2
     TABLE_END = 3
     END = 4
+    STREAM = 5
 
 
 class TableHeader(msgspec.Struct, frozen=True):
@@ -77,13 +81,15 @@ class Reader:
             raise BrokenStreamError("a frame of unknown kind or size")
         return Kind(head[0]), await self._take(size)
 
-    async def table(self) -> TableHeader | Count:
-        """The next table's header, or the totals at the end of the stream."""
+    async def table(self) -> TableHeader | Count | Stream:
+        """The next table's header, or the totals at the end of the stream; before them where changes continue it."""
         kind, payload = await self.next()
         if kind is Kind.TABLE:
             return _decoded(payload, TableHeader)
         if kind is Kind.END:
             return _decoded(payload, Count)
+        if kind is Kind.STREAM:
+            return _decoded(payload, Stream)
         raise BrokenStreamError(f"a {kind.name} frame where a table should begin")
 
     async def rows(self, ended: list[Count]) -> AsyncIterator[bytes]:

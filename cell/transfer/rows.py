@@ -12,13 +12,24 @@ from typing import Any, Final
 
 import msgspec
 
-from cell.transfer import frames
+from cell.transfer import frames, progress
 from cell.transfer.catalogue import TenantTable
 from cell.transfer.frames import BrokenStreamError, Count, Kind, TableHeader
-from contracts.transfer import Checksum, Imported
+from contracts.transfer import Checksum, Imported, Keys, Stream
 
 QUEUED_PIECES: Final = 8
+SAMPLE: Final = 1000  # rows of a table, to tell the bytes of all
 ESTIMATE_MAX: Final = 100_000  # rows of one table that an estimate counts
+
+# Without triggers, as replication writes. `cell migrate` gives the transfer role the right to it; whoever else writes
+# rows as a whole is only slower without it, because children come after their parents and go before them.
+AS_REPLICA: Final = "SET LOCAL session_replication_role = 'replica'"
+_AS_REPLICA_IF_ALLOWED: Final = (
+    "SELECT set_config('session_replication_role', 'replica', true)"
+    " WHERE has_parameter_privilege('session_replication_role', 'SET')"
+)
+# A few keys of a large table, whatever the statistics of a table that was just filled say.
+BY_INDEX: Final = "SET LOCAL enable_seqscan = off; SET LOCAL enable_hashjoin = off; SET LOCAL enable_mergejoin = off"
 
 # Text that is compared must not depend on how a server or a role is set up.
 _PINNED: Final = (
@@ -28,10 +39,15 @@ _PINNED: Final = (
 )
 
 
-async def export(connection: Any, tables: Sequence[TenantTable], tenant: int) -> AsyncIterator[bytes]:
-    """The row stream of a tenant that nobody writes to. Back-pressure: at most a few pieces wait for the reader."""
+async def export(
+    connection: Any, tables: Sequence[TenantTable], tenant: int, start: Stream | None = None
+) -> AsyncIterator[bytes]:
+    """The row stream of what the connection's transaction sees. Back-pressure: a few pieces wait for the reader.
+
+    ``start``: the stream of changes that continues it.
+    """
     queue: asyncio.Queue[bytes | None] = asyncio.Queue(QUEUED_PIECES)
-    producer = asyncio.get_running_loop().create_task(_produce(connection, tables, tenant, queue))
+    producer = asyncio.get_running_loop().create_task(_produce(connection, tables, tenant, start, queue))
     try:
         while (piece := await queue.get()) is not None:
             yield piece
@@ -42,8 +58,24 @@ async def export(connection: Any, tables: Sequence[TenantTable], tenant: int) ->
             await producer
 
 
+async def continued(first: bytes, rest: AsyncIterator[bytes]) -> AsyncIterator[bytes]:
+    """A stream whose first piece was read already, to see whether there is one."""
+    try:
+        yield first
+        async for piece in rest:
+            yield piece
+    finally:
+        close = getattr(rest, "aclose", None)
+        if close is not None:
+            await close()
+
+
 async def _produce(
-    connection: Any, tables: Sequence[TenantTable], tenant: int, queue: "asyncio.Queue[bytes | None]"
+    connection: Any,
+    tables: Sequence[TenantTable],
+    tenant: int,
+    start: Stream | None,
+    queue: "asyncio.Queue[bytes | None]",
 ) -> None:
     rows = size = 0
 
@@ -55,6 +87,8 @@ async def _produce(
 
     try:
         await queue.put(frames.MAGIC)
+        if start is not None:
+            await queue.put(frames.frame(Kind.STREAM, msgspec.json.encode(start)))
         for table in tables:
             header = TableHeader(table.schema, table.name, table.columns)
             await queue.put(frames.frame(Kind.TABLE, msgspec.json.encode(header)))
@@ -75,12 +109,19 @@ async def _produce(
 async def import_(
     connection: Any, tables: Sequence[TenantTable], tenant: int, pieces: AsyncIterator[bytes]
 ) -> Imported:
-    """Write a whole row stream, or raise `BrokenStreamError`. Commits nothing itself."""
+    """Write a whole row stream, or raise `BrokenStreamError`. Commits nothing itself.
+
+    As replication writes: without triggers, so foreign keys are not looked up row by row. They hold at the source.
+    """
     reader = frames.Reader(pieces)
     await reader.start()
+    await connection.execute(_AS_REPLICA_IF_ALLOWED)
     expected = list(tables)
     rows = size = 0
-    while isinstance(header := await reader.table(), TableHeader):
+    while not isinstance(header := await reader.table(), Count):
+        if isinstance(header, Stream):
+            await progress.begin(connection, tenant, header)
+            continue
         if not expected or (expected[0].schema, expected[0].name) != (header.schema, header.name):
             raise BrokenStreamError(f"the table {header.schema}.{header.name} is not the one that comes next here")
         table = expected.pop(0)
@@ -115,26 +156,61 @@ async def _copy_in(connection: Any, table: TenantTable, tenant: int, reader: fra
 
 
 async def drop(connection: Any, tables: Sequence[TenantTable], tenant: int) -> None:
-    """Delete all rows of the tenant, children first, and its wake-ups."""
+    """Delete all rows of the tenant, children first, its wake-ups, and how far streams had filled it."""
+    await connection.execute(_AS_REPLICA_IF_ALLOWED)
     for table in reversed(tables):
         await connection.execute(f"DELETE FROM {table.quoted} WHERE tenant_id = $1", tenant)  # noqa: S608
     await connection.execute("DELETE FROM cellwall.work WHERE tenant_id = $1", tenant)
+    await progress.forget_tenant(connection, tenant)
 
 
 async def checksum(connection: Any, tables: Sequence[TenantTable], tenant: int) -> Checksum:
     """Rows and digest per table. Order-free: sums of the two halves of 128 bits of SHA-256 of each row's text."""
     await connection.execute(_PINNED)
-    return Checksum({t.label: await _table_checksum(connection, t, tenant) for t in tables})
+    return Checksum({t.label: await _table_checksum(connection, t, "TRUE", tenant) for t in tables})
 
 
-async def _table_checksum(connection: Any, table: TenantTable, tenant: int) -> tuple[int, str]:
+async def checksum_of(connection: Any, tables: Sequence[TenantTable], tenant: int, keys: Keys) -> Checksum:
+    """The same over the rows that have those keys. A key without a row counts nothing."""
+    await connection.execute(_PINNED)
+    await connection.execute(BY_INDEX)
+    known = {t.label: t for t in tables}
+    found = {}
+    for label, wanted in sorted(keys.items()):
+        table = known[label]
+        columns = list(zip(*wanted, strict=True))
+        found[label] = await _table_checksum(connection, table, _has_key(table), tenant, *columns)
+    return Checksum(found)
+
+
+def _has_key(table: TenantTable) -> str:
+    """A condition with one array of text a column of the key but the tenant's, from the second parameter on."""
+    own = own_key(table)
+    if not own:
+        return "TRUE"
+    at = [table.columns.index(column) for column in own]
+    names = ", ".join(table.names[i] for i in at)
+    values = ", ".join(f"k{n}::{table.types[i]}" for n, i in enumerate(at))
+    arrays = ", ".join(f"${n + 2}::text[]" for n in range(len(own)))
+    labels = ", ".join(f"k{n}" for n in range(len(own)))
+    return f"({names}) IN (SELECT {values} FROM unnest({arrays}) AS wanted({labels}))"  # noqa: S608
+
+
+def own_key(table: TenantTable) -> tuple[str, ...]:
+    """The columns of the primary key but the tenant's."""
+    return tuple(column for column in table.key if column != "tenant_id")
+
+
+async def _table_checksum(
+    connection: Any, table: TenantTable, condition: str, tenant: int, *more: Sequence[str]
+) -> tuple[int, str]:
     half = "coalesce(sum(('x' || substr(h, {}, 16))::bit(64)::bigint::numeric), 0)::text"
     query = (
         f"SELECT count(*), {half.format(1)}, {half.format(17)} FROM ("  # noqa: S608
         f"SELECT encode(sha256(convert_to(ROW({table.listed})::text, 'UTF8')), 'hex') AS h"
-        f" FROM {table.quoted} WHERE tenant_id = $1) hashed"
+        f" FROM {table.quoted} WHERE tenant_id = $1 AND {condition}) hashed"
     )
-    rows, first, second = await connection.fetchrow(query, tenant)
+    rows, first, second = await connection.fetchrow(query, tenant, *more)
     text = "\n".join((*table.columns, first, second))
     return rows, hashlib.sha256(text.encode()).hexdigest()[:32]
 
@@ -146,3 +222,18 @@ async def estimate(connection: Any, tables: Sequence[TenantTable], tenant: int) 
         query = f"SELECT count(*) FROM (SELECT FROM {table.quoted} WHERE tenant_id = $1 LIMIT $2) counted"  # noqa: S608
         total += await connection.fetchval(query, tenant, ESTIMATE_MAX)
     return total
+
+
+async def measure(connection: Any, tables: Sequence[TenantTable], tenant: int) -> tuple[int, int]:
+    """All rows of the tenant, counted, and their bytes as far as a sample of each table tells."""
+    total = size = 0
+    for table in tables:
+        count = await connection.fetchval(f"SELECT count(*) FROM {table.quoted} WHERE tenant_id = $1", tenant)  # noqa: S608
+        sample = f"SELECT * FROM {table.quoted} WHERE tenant_id = $1 LIMIT {SAMPLE}"  # noqa: S608
+        mean = await connection.fetchval(
+            f"SELECT coalesce(avg(pg_column_size(s)), 0)::float8 FROM ({sample}) s",  # noqa: S608
+            tenant,
+        )
+        total += count
+        size += int(count * mean)
+    return total, size

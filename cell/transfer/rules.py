@@ -8,8 +8,9 @@ from contracts.problems import ProblemError
 from contracts.transfer import Fence, TenantState
 
 Command = Literal[
-    "provision", "prepare", "freeze", "export", "import", "checksum", "activate", "restore", "release", "abort", "purge"
-]
+    "provision", "prepare", "freeze", "export", "import", "checksum", "activate", "restore", "release", "abort",
+    "purge", "stream-open", "snapshot", "changes", "marker", "apply", "verified", "remainder", "standby", "blob",
+]  # fmt: skip
 
 # From which states a command may act. A state that it leads to is among them: a newer leader may say it again.
 ALLOWED: Final[dict[Command, frozenset[TenantState]]] = {
@@ -19,11 +20,20 @@ ALLOWED: Final[dict[Command, frozenset[TenantState]]] = {
     "export": frozenset({"frozen"}),
     "import": frozenset({"importing"}),
     "checksum": frozenset({"frozen", "importing", "standby", "moved"}),
-    "activate": frozenset({"importing", "active"}),
+    "activate": frozenset({"importing", "active", "standby"}),
     "restore": frozenset({"frozen", "active"}),
-    "release": frozenset({"frozen", "moved"}),
-    "abort": frozenset({"gone", "aborted", "importing", "moved"}),
-    "purge": frozenset({"moved", "aborted", "gone"}),
+    "release": frozenset({"frozen", "moved", "standby"}),
+    "abort": frozenset({"gone", "aborted", "importing", "moved", "standby"}),
+    "purge": frozenset({"moved", "aborted", "gone", "standby"}),
+    "stream-open": frozenset({"active", "importing"}),
+    "snapshot": frozenset({"active", "frozen"}),
+    "changes": frozenset({"active", "importing", "frozen", "moved", "standby"}),
+    "marker": frozenset({"active", "frozen"}),
+    "apply": frozenset({"importing", "standby"}),
+    "verified": frozenset({"importing", "standby"}),
+    "remainder": frozenset({"active", "frozen", "importing", "standby"}),
+    "standby": frozenset({"frozen", "standby"}),
+    "blob": frozenset({"importing", "standby", "frozen", "active"}),
 }
 # Commands that may be the first that a cell hears of a tenant. They leave a row, so that what comes late is refused.
 FIRST: Final[frozenset[Command]] = frozenset({"provision", "prepare", "abort", "purge"})
@@ -58,6 +68,13 @@ def is_newer(row: FenceRow, fence: Fence, command: Command) -> bool:
         return False
     seen = f"{row.command or 'nothing'} at term {row.term}, seq {row.seq}"
     raise ProblemError(problems.FENCED, f"{command} at term {fence.term}, seq {fence.seq} came after {seen}")
+
+
+def may_run_beside(row: FenceRow, fence: Fence) -> bool:
+    """Whether a command that raises no fence may run: of the row's own move at no older term, or of a newer one."""
+    if fence.move == row.move:
+        return fence.term >= row.term
+    return (fence.term, fence.seq) > (row.term, row.seq)
 
 
 def check_state(row: FenceRow, command: Command) -> None:

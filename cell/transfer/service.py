@@ -11,7 +11,7 @@ import structlog
 from cell.events.outbox import WORK_KIND
 from cell.gate import Gate
 from cell.shards.session import Pool, TenantSession
-from cell.transfer import catalogue, rows, rules
+from cell.transfer import catalogue, rows, rules, senders
 from cell.transfer import fence as fences
 from cell.transfer.frames import BrokenStreamError
 from cell.transfer.locks import LockBusyError, Patience
@@ -178,7 +178,8 @@ class Transfer:
     async def freeze(self, tenant: int, fence: Fence, body: Freeze) -> Frozen:
         """Soft: admit no more, let admitted requests finish. Hard: the exclusive lock, ending who still holds it.
 
-        When it returns, no transaction of the tenant is open and none can begin. `FREEZE_BUSY` leaves it active.
+        When it returns, no transaction of the tenant is open and none can begin. A marker commits with the freeze, so
+        that nothing of the tenant follows it in the stream. `FREEZE_BUSY` leaves it active.
         """
         row = await self._arrive(tenant, fence, "freeze")
         if row.result is not None:
@@ -190,6 +191,9 @@ class Transfer:
             drained_ms = round((self._clock() - began) * 1000, 3)
             self._gate.note_freeze(tenant)
             async with self._effect(tenant, fence, "freeze", patience) as effect:
+                if body.marker:
+                    senders.check_stream(body.stream, tenant)
+                    await senders.emit(effect.connection, body.stream, body.marker)
                 frozen = Frozen(effect.row.epoch, drained_ms, effect.ended)
                 await effect.settle("frozen", msgspec.to_builtins(frozen))
         _log.info("tenant_frozen", **_named(tenant, fence), cancelled=frozen.cancelled, drained_ms=frozen.drained_ms)
@@ -200,7 +204,7 @@ class Transfer:
         await self._arrive(tenant, fence, "export")
         stream = self._export(tenant, fence)
         first = await anext(stream)
-        return _continued(first, stream)
+        return rows.continued(first, stream)
 
     async def _export(self, tenant: int, fence: Fence) -> AsyncIterator[bytes]:
         async with self._view(tenant, fence, "export") as connection:
@@ -273,17 +277,6 @@ class Transfer:
                 yield connection
         except LockBusyError as e:
             raise ProblemError(problems.FREEZE_BUSY, str(e)) from e
-
-
-async def _continued(first: bytes, rest: AsyncIterator[bytes]) -> AsyncIterator[bytes]:
-    try:
-        yield first
-        async for piece in rest:
-            yield piece
-    finally:
-        close = getattr(rest, "aclose", None)
-        if close is not None:
-            await close()
 
 
 def _status(row: FenceRow, shard: str, count: int | None = None) -> TenantStatus:

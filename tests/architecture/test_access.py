@@ -21,6 +21,7 @@ from sqlalchemy.ext.asyncio import create_async_engine
 from cell import app as cell_app
 from cell import worker as cell_worker
 from cell.health import Health
+from cell.transfer import streams_api
 from control_plane import app as control_plane_app
 from control_plane.app import Services
 from control_plane.mail import NoMail
@@ -52,7 +53,7 @@ def cell_data(_: Path) -> Litestar:
 
 
 def cell_internal(_: Path) -> Litestar:
-    return cell_app.internal(NOTHING, _health(), CollectorRegistry(), "token", NOTHING)
+    return cell_app.internal(NOTHING, _health(), CollectorRegistry(), "token", NOTHING, [streams_api.router(NOTHING)])
 
 
 def worker(_: Path) -> Litestar:
