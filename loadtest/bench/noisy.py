@@ -1,9 +1,10 @@
 """``python -m loadtest.bench.noisy``: the figures of noisy neighbours and of faults, from results of the lab.
 
 Runs the scenarios on a fleet of its own (``--full``: every kind, count and place, which takes hours; otherwise four
-aggressors of every kind beside the victims), or takes the results below ``--results``. Every figure is a ratio within
-one run, the median of the repeats. Writes ``build/bench/noisy.json``, and exits with 1 where a figure does not hold,
-with 2 where there is nothing to judge.
+aggressors of every kind beside the victims, and in another cell), or takes the results below ``--results``. With
+``--resume`` and ``--minutes`` it is done piece by piece. Every figure is a ratio within one run, the median of the
+repeats. Writes ``build/bench/noisy.json``, and exits with 1 where a figure does not hold, with 2 where there is
+nothing to judge, with 4 where the time was over before all runs were done: then it judges those that were.
 """
 
 import subprocess
@@ -23,22 +24,29 @@ from loadtest.show import console
 SAME_GOAL: Final = 1.2
 OTHER_GOAL: Final = 1.05
 OUT: Final = Path("build/lab/bench-noisy")
-QUICK: Final = ("noisy-quick",)
+QUICK: Final = ("noisy-quick", "noisy-elsewhere")
 FULL: Final = ("noisy-neighbour", "blast-radius")
 RUN_STATUS_DONE: Final = (0, 3)  # 3: some runs are invalid, and count for nothing
+INCOMPLETE: Final = 4
 
 
 @click.command(context_settings={"help_option_names": ["-h", "--help"]})
 @click.option("--full", is_flag=True, help="Every kind, count and place, and every fault.")
 @click.option("--repeat", default=3, show_default=True, type=click.IntRange(1, 20))
 @click.option("--results", "folder", type=click.Path(exists=True, file_okay=False, path_type=Path), help="Judge these.")
-def main(full: bool, repeat: int, folder: Path | None) -> None:
+@click.option("--resume", is_flag=True, help="Keep what was measured before, and do what is missing.")
+@click.option("--minutes", type=click.FloatRange(min=0.1), help="Begin no run after so many minutes.")
+def main(full: bool, repeat: int, folder: Path | None, resume: bool, minutes: float | None) -> None:
     """Run, print a table, write the figures."""
+    status = 0
     if folder is None:
-        folder = OUT
+        folder = CHECKOUT / OUT
         command = [sys.executable, "-m", "loadtest.lab", "run", *(FULL if full else QUICK)]
         command += ["--peer", "--repeat", str(repeat), "--out", str(folder)]
-        if (status := subprocess.run(command, cwd=CHECKOUT, check=False).returncode) not in RUN_STATUS_DONE:
+        command += ["--resume"] if resume else []
+        command += [] if minutes is None else ["--minutes", str(minutes)]
+        status = subprocess.run(command, cwd=CHECKOUT, check=False).returncode
+        if status not in (*RUN_STATUS_DONE, INCOMPLETE):
             sys.exit(status)
     try:
         report = Report(list(figures(list(results(folder)))))
@@ -49,7 +57,7 @@ def main(full: bool, repeat: int, folder: Path | None) -> None:
     screen = console()
     report.show(screen, "victims with the cause, by the same victims alone")
     report.write(screen, "noisy")
-    sys.exit(0 if report.holds else 1)
+    sys.exit(INCOMPLETE if status == INCOMPLETE else 0 if report.holds else 1)
 
 
 def figures(runs: Sequence[Result]) -> Iterator[Figure]:
