@@ -80,10 +80,11 @@ async def held_up(merchant: Merchant) -> AsyncIterator["asyncpg.Connection[async
         await blocker.close()
 
 
-async def heavy(connection: "asyncpg.Connection[asyncpg.Record]") -> int:
-    """How many statements of the bulkhead are at work on the shard."""
+async def heavy(connection: "asyncpg.Connection[asyncpg.Record]", *, held_up: bool = False) -> int:
+    """How many statements of the bulkhead are at work on the shard, or of these, wait for what is held up."""
     query = (
         "SELECT count(*) FROM pg_stat_activity WHERE application_name LIKE 'cellwall-reports-%' AND state = 'active'"
+        + (" AND wait_event_type = 'Lock' AND wait_event = 'relation'" if held_up else "")
     )
     await connection.execute("SELECT pg_stat_clear_snapshot()")  # a transaction would see the same again and again
     return int(await connection.fetchval(query))
@@ -96,8 +97,10 @@ async def waits(condition: Callable[[], Awaitable[bool]]) -> None:
 
 
 async def busy(connection: "asyncpg.Connection[asyncpg.Record]", count: int) -> None:
+    """Wait until so many are held up, which one that only begins is not yet; with 0, until none is at work."""
+
     async def reached() -> bool:
-        return await heavy(connection) == count
+        return await heavy(connection, held_up=count > 0) == count
 
     await waits(reached)
 

@@ -154,7 +154,7 @@ class Plane:
             self.engine, self.services.route_log, CellClient(self.http, FLEET_ROOT), b"h" * 32,
             MoveMetrics(CollectorRegistry()), tuning=Tuning(routers_s=0.01), on_boundary=on_boundary,
         )  # fmt: skip
-        async with asyncio.timeout(20):
+        async with asyncio.timeout(60):
             return (await mover.drive(move_id, term)).state.value
 
     async def rows(self, statement: str, **values: Any) -> list[Any]:

@@ -7,7 +7,6 @@ import threading
 from typing import Any
 
 import asyncpg
-import pytest
 import sqlalchemy as sa
 
 from control_plane import leader
@@ -74,7 +73,6 @@ async def until_refused(dsn: str) -> None:
         await conn.close()
 
 
-@pytest.mark.timeout(30)
 async def test_two_processes_never_lead_at_once_and_terms_rise(control_plane_dsn: str) -> None:
     one, first, running_one = start(control_plane_dsn, "one")
     term = await first.terms.get()
@@ -87,7 +85,6 @@ async def test_two_processes_never_lead_at_once_and_terms_rise(control_plane_dsn
     await stop(running_two)
 
 
-@pytest.mark.timeout(30)
 async def test_a_leader_whose_connection_is_lost_stops_working_and_comes_back_with_a_higher_term(
     control_plane_dsn: str,
 ) -> None:
@@ -127,7 +124,7 @@ class Hanging:
             self._loop.run_until_complete(campaign())
 
     async def said(self) -> int | None:
-        return await asyncio.to_thread(self.terms.get, timeout=10)
+        return await asyncio.to_thread(self.terms.get, timeout=60)
 
     def hang(self) -> None:
         self._loop.call_soon_threadsafe(self._go_on.wait)
@@ -141,7 +138,6 @@ class Hanging:
         await asyncio.to_thread(self._thread.join)
 
 
-@pytest.mark.timeout(30)
 async def test_a_leader_that_hangs_would_keep_the_lead_for_ever(control_plane_dsn: str) -> None:
     first = Hanging(control_plane_dsn)
     try:
@@ -164,7 +160,6 @@ def test_a_leader_that_is_only_slow_would_lose_the_lead() -> None:
     assert leader.SILENCE_S + leader.RETRY_S <= 15
 
 
-@pytest.mark.timeout(30)
 async def test_work_that_breaks_does_not_end_the_campaign(control_plane_dsn: str) -> None:
     terms: asyncio.Queue[int] = asyncio.Queue()
 
@@ -177,7 +172,6 @@ async def test_work_that_breaks_does_not_end_the_campaign(control_plane_dsn: str
     await stop(running)
 
 
-@pytest.mark.timeout(30)
 async def test_the_next_leader_finishes_what_the_last_one_was_doing(world: World) -> None:
     reached = asyncio.Event()
 
@@ -206,7 +200,6 @@ async def test_the_next_leader_finishes_what_the_last_one_was_doing(world: World
     await world.assert_settled(TARGET)
 
 
-@pytest.mark.timeout(30)
 async def test_a_move_whose_database_connection_broke_is_driven_again(world: World) -> None:
     done = asyncio.Event()
     broken = False

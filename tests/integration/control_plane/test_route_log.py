@@ -51,33 +51,33 @@ async def test_concurrent_publishers_leave_no_gap_and_readers_miss_nothing(plane
 
 async def test_a_long_poll_does_not_sleep_through_a_change(plane: Plane) -> None:
     header, _ = await plane.log()
-    waiting = asyncio.create_task(plane.services.route_log.poll(Cursor(header.log_id, header.revision), 30))
+    waiting = asyncio.create_task(plane.services.route_log.poll(Cursor(header.log_id, header.revision), 100))
     while not (await plane.rows("SELECT 1 FROM pg_stat_activity WHERE query LIKE 'LISTEN%' LIMIT 1")):
         await asyncio.sleep(0)
     began = monotonic()
     revision = await _publish(plane, routes.Gone("t1"))
     assert (await waiting).records == (routes.Gone("t1", revision),)
-    assert monotonic() - began < 5
+    assert monotonic() - began < 60, "it slept to the end of its time"
 
 
 async def test_a_change_made_while_the_control_plane_was_down_is_not_missed(plane: Plane) -> None:
     header, _ = await plane.log()
     plane.restart()
-    waiting = asyncio.create_task(plane.services.route_log.poll(Cursor(header.log_id, header.revision), 30))
+    waiting = asyncio.create_task(plane.services.route_log.poll(Cursor(header.log_id, header.revision), 100))
     await asyncio.sleep(0)
     await _publish(plane, routes.Gone("t1"))
     plane.listen()
     began = monotonic()
     assert (await waiting).cursor.revision == header.revision + 1
-    assert monotonic() - began < 5
+    assert monotonic() - began < 60, "it slept to the end of its time"
 
 
 async def test_a_stopping_control_plane_does_not_hold_its_routers(plane: Plane) -> None:
     header, _ = await plane.log()
-    waiting = asyncio.create_task(plane.services.route_log.poll(Cursor(header.log_id, header.revision), 30))
+    waiting = asyncio.create_task(plane.services.route_log.poll(Cursor(header.log_id, header.revision), 100))
     await asyncio.sleep(0)
     plane.services.signals.close()
-    batch = await asyncio.wait_for(waiting, 5)
+    batch = await asyncio.wait_for(waiting, 60)
     assert (batch.after, batch.records) == (header.revision, ())
 
 
@@ -133,12 +133,12 @@ async def test_a_lagging_router_is_named_and_one_that_caught_up_wakes_the_waiter
     for router, applied in (("router-1", header.revision), ("router-2", revision)):
         await plane.call("GET", path.format(router, header.log_id, applied, applied), role="router")
     assert await log.wait_applied(revision, 0.05) == ["router-1"]
-    waiting = asyncio.create_task(log.wait_applied(revision, 30))
+    waiting = asyncio.create_task(log.wait_applied(revision, 100))
     await asyncio.sleep(0)
     began = monotonic()
     await log.renew("router-1", Cursor(header.log_id, revision), 1)
     assert await waiting == []
-    assert monotonic() - began < 5
+    assert monotonic() - began < 60, "it slept to the end of its time"
     shown = (await plane.call("GET", "/v1/routers", role="viewer")).json()["routers"]
     assert [(r["name"], r["revision"], r["live"]) for r in shown] == [
         ("router-1", revision, True),

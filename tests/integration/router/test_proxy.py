@@ -11,13 +11,15 @@ from pathlib import Path
 
 import pytest
 
-from tests.integration.router.wire import Cell, Router, ask, connect, free_port, read_answer, until
+from tests.integration.router.wire import WITHIN_S, Cell, Router, ask, connect, free_port, read_answer, until
 
 GET = b"GET /a HTTP/1.1\r\nHost: t1.example.test\r\n\r\n"
 GET2 = GET.replace(b"t1", b"t2")
 POST = b"POST /a HTTP/1.1\r\nHost: t1.example.test\r\nContent-Length: 5\r\n\r\nhello"
 OK = b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok"
 ROUTES = {"t1": ("cell-1", 1, "active"), "t2": ("cell-2", 1, "active")}
+
+ABANDONED_S = 20.0  # below the time that any request has
 
 Script = Callable[[Cell, asyncio.StreamReader, asyncio.StreamWriter], Awaitable[None]]
 
@@ -135,7 +137,7 @@ async def test_a_client_that_leaves_frees_the_cell_at_once(shared: Router) -> No
         async with connect(shared.port) as (_, writer):
             writer.write(GET)
             await until(lambda: bool(cell.heads))
-        await asyncio.wait_for(left.wait(), 5)
+        await asyncio.wait_for(left.wait(), ABANDONED_S)
 
 
 @pytest.mark.parametrize(
@@ -185,7 +187,7 @@ async def test_a_truncated_answer_never_looks_whole(shared: Router, answer: byte
 
     async with cells(shared, script) as (_, _):
         with contextlib.suppress(asyncio.IncompleteReadError, ConnectionError):  # its head had gone out: cut, not ended
-            assert (await asyncio.wait_for(ask(shared.port, GET), 5))[0] == 502
+            assert (await asyncio.wait_for(ask(shared.port, GET), WITHIN_S))[0] == 502
 
 
 @pytest.mark.invariant(5)
@@ -196,10 +198,10 @@ async def test_a_dead_cell_answers_503_with_retry_after_and_the_other_cell_works
             status, head, body = await ask(router.port, GET)
             assert (status, b"cell-unavailable" in body) == (503, True)
             assert b"retry-after: " in head
-            assert (await asyncio.wait_for(ask(router.port, GET2), 5))[2] == b"t2 0"
+            assert (await asyncio.wait_for(ask(router.port, GET2), WITHIN_S))[2] == b"t2 0"
         port = dead.port
         await dead.start(port)
-        deadline = time.monotonic() + 10
+        deadline = time.monotonic() + WITHIN_S
         while (await ask(router.port, GET))[0] != 200:  # the breaker tries again by itself
             assert time.monotonic() < deadline
             await asyncio.sleep(0.1)
@@ -221,7 +223,7 @@ async def check_that_a_full_cell_takes_no_room_of_another(folder: Path, module: 
         done, _ = await asyncio.wait(more, return_when=asyncio.FIRST_COMPLETED)
         assert [task.result()[0] for task in done] == [503]
         try:
-            assert (await asyncio.wait_for(ask(router.port, GET2), 5))[0] == 200, "the neighbour is refused"
+            assert (await asyncio.wait_for(ask(router.port, GET2), WITHIN_S))[0] == 200, "the neighbour is refused"
         finally:
             release.set()
             answers = sorted([(await task)[0] for task in (*waiting, *more)])
@@ -269,7 +271,7 @@ async def test_frozen_is_held_and_finished_in_the_new_cell_after_a_reload(tmp_pa
         asking = asyncio.create_task(ask(router.port, POST))
         await until(lambda: len(old.heads) >= 2)  # sent, then probed
         router.reload(ROUTES | {"t1": ("cell-2", 2, "active")})
-        status, head, body = await asyncio.wait_for(asking, 10)
+        status, head, body = await asyncio.wait_for(asking, WITHIN_S)
         assert (status, body) == (200, b"t1 5")
         assert b"ell-Refused" not in head
         assert b"cell-epoch: 2\r\n" in new.heads[-1]
@@ -317,7 +319,7 @@ async def test_a_refusal_arrives_although_the_client_is_still_sending(shared: Ro
         writer.write(
             b"POST /a HTTP/1.1\r\nHost: nobody.example.test\r\nContent-Length: 900000\r\n\r\n" + b"x" * 500_000
         )
-        status, head, _ = await asyncio.wait_for(read_answer(reader), 5)
+        status, head, _ = await asyncio.wait_for(read_answer(reader), WITHIN_S)
         assert status == 404
         assert b"connection: close" in head
 
@@ -335,12 +337,12 @@ async def test_a_drain_finishes_what_runs_and_accepts_no_more(tmp_path: Path) ->
         asking = asyncio.create_task(ask(router.port, GET))
         await until(lambda: bool(cell.heads))
         os.kill(router.process.pid, signal.SIGTERM)
-        assert await asyncio.wait_for(idle.read(), 5) == b""
+        assert await asyncio.wait_for(idle.read(), WITHIN_S) == b""
         release.set()
-        status, head, _ = await asyncio.wait_for(asking, 5)
+        status, head, _ = await asyncio.wait_for(asking, WITHIN_S)
         assert status == 200
         assert b"connection: close" in head
-        assert await asyncio.wait_for(asyncio.to_thread(router.process.wait), 10) == 0
+        assert await asyncio.wait_for(asyncio.to_thread(router.process.wait), WITHIN_S) == 0
 
 
 async def _send(writer: asyncio.StreamWriter, mebibytes: int) -> None:

@@ -14,6 +14,7 @@ from pathlib import Path
 
 Handler = Callable[[asyncio.StreamReader, asyncio.StreamWriter], Awaitable[None]]
 READY_S = 60.0
+WITHIN_S = 60.0
 
 
 def free_port() -> int:
@@ -183,7 +184,7 @@ async def ask(port: int, data: bytes) -> tuple[int, bytes, bytes]:
         return await read_answer(reader)
 
 
-async def until(condition: Callable[[], bool], within_s: float = 10.0) -> None:
+async def until(condition: Callable[[], bool], within_s: float = WITHIN_S) -> None:
     """Wait for a condition."""
     deadline = time.monotonic() + within_s
     while not condition():

@@ -19,7 +19,7 @@ SLEEP = prepare(sa.select(sa.func.pg_sleep(60)))
 async def end(cell: Cell, backend: int) -> None:
     """End the connection, as a freeze does with a holder that is idle in its transaction; returns when it is gone."""
     await cell.fetch("SELECT pg_terminate_backend($1)", backend)
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(30):
         while await cell.fetch("SELECT 1 FROM pg_stat_activity WHERE pid = $1", backend):
             await asyncio.sleep(0.005)
 
@@ -76,6 +76,6 @@ async def test_a_connection_that_ended_before_its_commit_leaves_the_effect_in_do
 async def _notice(session: TenantSession, seen: bool) -> None:
     """Let the driver read the server's goodbye."""
     if seen:
-        async with asyncio.timeout(5):
+        async with asyncio.timeout(30):
             while session._connection._con is not None:
                 await asyncio.sleep(0.005)

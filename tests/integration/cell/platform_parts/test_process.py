@@ -48,7 +48,7 @@ async def process(env: dict[str, str]) -> AsyncIterator[asyncio.subprocess.Proce
 
 
 async def answers(http: httpx.AsyncClient, url: str) -> httpx.Response:
-    async with asyncio.timeout(30):
+    async with asyncio.timeout(60):
         while True:
             with contextlib.suppress(httpx.TransportError):
                 return await http.get(url)
@@ -66,7 +66,7 @@ async def test_a_stopping_process_would_be_killed_or_leave_its_port(cell_databas
         refused = await http.get(f"http://127.0.0.1:{data}/v1/me")
         assert refused.status_code == 403
         running.send_signal(signal.SIGTERM)
-        _, errors = await asyncio.wait_for(running.communicate(), 30)
+        _, errors = await asyncio.wait_for(running.communicate(), 60)
         assert running.returncode == 0, errors
         with socket.create_server(("127.0.0.1", data)):
             pass
@@ -76,7 +76,7 @@ async def test_a_port_in_use_is_one_line_and_status_2(cell_databases: Any) -> No
     (internal,) = free_ports(1)
     with socket.create_server(("127.0.0.1", 0)) as taken:
         async with process(environment(cell_databases, taken.getsockname()[1], internal)) as running:
-            _, errors = await asyncio.wait_for(running.communicate(), 30)
+            _, errors = await asyncio.wait_for(running.communicate(), 60)
     assert running.returncode == 2
     (line,) = errors.decode().splitlines()
     assert line.startswith("cell: cannot listen on 127.0.0.1:")
@@ -86,7 +86,7 @@ async def test_a_directory_that_is_away_is_one_line_and_status_1(cell_databases:
     env = environment(cell_databases, *free_ports(2))
     env["CELLWALL_CELL_DIRECTORY_DSN"] = "postgresql://cellwall_app:secret-word@127.0.0.1:1/directory"
     async with process(env) as running:
-        _, errors = await asyncio.wait_for(running.communicate(), 30)
+        _, errors = await asyncio.wait_for(running.communicate(), 60)
     assert running.returncode == 1
     (line,) = errors.decode().splitlines()
     assert line.startswith("cell: the directory cannot be read")

@@ -42,6 +42,8 @@ from tests.integration.cell.platform_parts.two_cells import Cell, context
 from tests.mutations import walls
 
 LIMIT_S = 60.0
+SOON_S = 20.0  # below the limits that end requests and statements without the wall, too
+WITHOUT_S = 2.0  # without a wall it does not come at all
 LOCK = prepare(sa.select(sa.func.pg_advisory_xact_lock_shared(sa.bindparam("key", type_=sa.BigInteger))))
 PATIENCE = prepare(sa.select(sa.func.set_config("lock_timeout", "0", True)))
 SLEEP = prepare(sa.select(sa.func.pg_sleep(60)))
@@ -91,6 +93,7 @@ class Walled:
     wall: Wall
     metrics: CellMetrics
     holder: "asyncpg.Connection[asyncpg.Record]"
+    limit_s: float  # for what comes at once where the wall stands
     tasks: list["asyncio.Task[httpx.Response]"] = field(default_factory=list)
 
     @property
@@ -145,7 +148,7 @@ async def until(condition: Callable[[], bool], limit_s: float = LIMIT_S) -> None
 
 
 @contextlib.asynccontextmanager
-async def walled(cell: Cell, config: Config = CONFIG) -> AsyncIterator[Walled]:
+async def walled(cell: Cell, config: Config = CONFIG, *, limit_s: float = LIMIT_S) -> AsyncIterator[Walled]:
     """The cell behind its ingress."""
     _began.clear()
     clock = asyncio.get_running_loop().time
@@ -167,7 +170,7 @@ async def walled(cell: Cell, config: Config = CONFIG) -> AsyncIterator[Walled]:
         serving(outer) as address,
         httpx.AsyncClient(base_url=f"http://{address}", trust_env=False, timeout=LIMIT_S, limits=limits) as http,
     ):
-        world = Walled(cell, http, address, wall, metrics, holder)
+        world = Walled(cell, http, address, wall, metrics, holder, limit_s)
         try:
             yield world
         finally:
@@ -202,7 +205,7 @@ async def check_own_room(world: Walled) -> None:
     aggressor, victim = await world.cell.tenant(), await world.cell.tenant()
     await world.hold(aggressor, 13, key="cwk_one")
     await world.hold(aggressor, 10, key="cwk_two")
-    refused = [await asyncio.wait_for(world.send("/v1/held?key=1", aggressor), 5) for _ in range(3)]
+    refused = [await asyncio.wait_for(world.send("/v1/held?key=1", aggressor), world.limit_s) for _ in range(3)]
     for answer in refused:
         assert (answer.status_code, problem_of(answer)) == (429, "tenant-busy")
         assert answer.headers["cell-refused"] == Refusal.TENANT_BUSY
@@ -227,7 +230,7 @@ async def check_keys(world: Walled) -> None:
     tenant = await world.cell.tenant()
     most = int((3 + 20) * 0.8)
     await world.hold(tenant, most, key="cwk_one")
-    refused = await asyncio.wait_for(world.send("/v1/held?key=1", tenant, "cwk_one"), 5)
+    refused = await asyncio.wait_for(world.send("/v1/held?key=1", tenant, "cwk_one"), world.limit_s)
     assert (refused.status_code, problem_of(refused)) == (429, "caller-limited")
     assert refused.headers["cell-refused"] == Refusal.CALLER
     await world.hold(tenant, 3, key="cwk_two")
@@ -283,7 +286,7 @@ async def check_slow_reader(world: Walled) -> None:
         readers.append(reader)
     try:
         await until(lambda: len(world.began) == 3)
-        await until(lambda: world.taken() == 0, 5)
+        await until(lambda: world.taken() == 0, min(world.limit_s, SOON_S))
         assert world.cell.gate.in_flight == 3
     finally:
         for reader in readers:
@@ -296,7 +299,7 @@ async def check_statement_timeout(world: Walled) -> None:
     tenant = await world.cell.tenant()
     limited = replace(context(tenant), statement_by=time.monotonic() + 0.3)
     with pytest.raises(errors.CancelledByServerError):
-        async with asyncio.timeout(10), world.cell.shards.enter(limited) as session:
+        async with asyncio.timeout(min(world.limit_s, SOON_S)), world.cell.shards.enter(limited) as session:
             await session.fetch(SLEEP)
     async with world.cell.shards.enter(context(tenant)) as session:
         assert await session.fetchval(TIMEOUT) == "30s"
@@ -324,7 +327,7 @@ async def test_the_check_would_not_see_that_the_wall_is_gone(
     check: Check, mutation: Callable[[pytest.MonkeyPatch], None], cell: Cell, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     mutation(monkeypatch)
-    async with walled(cell) as world:
+    async with walled(cell, limit_s=WITHOUT_S) as world:
         with pytest.raises((AssertionError, TimeoutError)):
             await check(world)
         monkeypatch.undo()
