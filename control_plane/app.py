@@ -24,7 +24,7 @@ from sqlalchemy.ext.asyncio import AsyncEngine
 
 from contracts import routes
 from contracts.keys import Purpose, derive
-from control_plane import api, frontdoor, moves_api, plans_api, routes_api, usage_api
+from control_plane import api, frontdoor, moves_api, plans_api, routes_api, usage_api, zero_api
 from control_plane.auth import api_guard, front_door_guard
 from control_plane.batch_service import Batches
 from control_plane.cell_client import CellClient
@@ -48,6 +48,7 @@ from control_plane.tenants import Tenancy
 from control_plane.usage import Usage
 from control_plane.wave_runner import WaveRunner
 from control_plane.web import EXCEPTION_HANDLERS, health_handlers, provide_actor
+from control_plane.zero import Zero
 
 SWEEP_S: Final = 5.0
 AGAIN_S: Final = 1.0  # after work has ended or failed: a database that is away is asked once a second, not in a loop
@@ -81,6 +82,7 @@ class Services:
     batches: Batches
     waves: WaveRunner
     headroom: Headroom
+    zero: Zero
 
 
 def compose(
@@ -101,16 +103,11 @@ def compose(
     route_log = RouteLog(engine, signals, clock)
     client = CellClient(http, fleet_root)
     hint_key = derive(fleet_root, Purpose.ROUTE_HINT, FLEET_HINT)
-    tenancy = Tenancy(
-        engine,
-        client,
-        route_log,
-        base_domain=base_domain,
-        email_key=derive(fleet_root, Purpose.EMAIL, "owners"),
-        rng=rng,
-    )
+    email_key = derive(fleet_root, Purpose.EMAIL, "owners")
+    tenancy = Tenancy(engine, client, route_log, base_domain=base_domain, email_key=email_key, rng=rng)
     mover = Mover(engine, route_log, client, hint_key, MoveMetrics(registry), on_boundary=on_boundary)
     moves = Moves(engine, client)
+    batches = Batches(engine, client, rng)
     return Services(
         engine,
         signals,
@@ -125,9 +122,10 @@ def compose(
         Usage(engine),
         Noisy(engine),
         Watcher(engine, moves, rng, registry),
-        Batches(engine, client, rng),
+        batches,
         WaveRunner(engine, signals, moves, rng, registry),
         Headroom(engine),
+        Zero(engine, client, batches, base_domain=base_domain, email_key=email_key, rng=rng),
     )
 
 
@@ -138,6 +136,7 @@ def create_app(services: Services, fleet_root: bytes) -> Litestar:
         routes_api.router,
         moves_api.moves_router,
         plans_api.router,
+        zero_api.router,
         usage_api.router,
         metrics_handler(services.metrics),
         *health_handlers(services.engine),
@@ -169,6 +168,7 @@ def _litestar(services: Services, root: Router) -> Litestar:
         "noisy": services.noisy,
         "batches": services.batches,
         "headroom": services.headroom,
+        "zero": services.zero,
     }
     return Litestar(
         [root],

@@ -4,8 +4,9 @@ import asyncio
 import random
 import secrets
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
+from types import MappingProxyType
 from typing import Final
 
 import sqlalchemy as sa
@@ -87,16 +88,18 @@ class Batches:
         *,
         partial: bool = False,
         tolerance: float = TOLERANCE,
+        apart: Mapping[int, str] = MappingProxyType({}),
     ) -> Course:
         """Plan, and write the batch down; the leader carries it out. An evacuated cell is draining from then on.
 
+        ``apart``: tenants of an evacuated cell that are left where they are, with the reason.
         `ProblemError` 409: nothing to move; tenants that cannot be moved (not with ``partial``); a batch in the way.
         """
         shards = await self._shards(await self.preview(kind, cell, tolerance))
         try:
             async with self._engine.begin() as conn:
                 await conn.execute(_PLANNING)
-                batch_id = await self._written(conn, kind, cell, limits, actor, partial, tolerance, shards)
+                batch_id = await self._written(conn, kind, cell, limits, actor, partial, tolerance, shards, apart)
                 return await _course(conn, batch_id)
         except IntegrityError as e:
             raise _in_the_way(e) from None
@@ -152,13 +155,20 @@ class Batches:
 
     # -- planning -------------------------------------------------------------------------------------------------
 
-    async def _plan(self, conn: AsyncConnection, kind: Kind, cell: str | None, tolerance: float) -> Plan:
+    async def _plan(
+        self,
+        conn: AsyncConnection,
+        kind: Kind,
+        cell: str | None,
+        tolerance: float,
+        apart: Mapping[int, str] = MappingProxyType({}),
+    ) -> Plan:
         fleet, emptied = await cells_now(conn), frozenset(await batch_store.emptying(conn))
         if kind is Kind.REBALANCE:
             found = await unsettled(conn, fleet, tolerance)
             return await asyncio.to_thread(rebalance, fleet, found, tolerance=tolerance, emptying=emptied)
         source = (await cell_of(conn, cell or "")).name
-        residents = await residents_of(conn, source)
+        residents = [replace(r, busy=r.busy or apart.get(r.number, "")) for r in await residents_of(conn, source)]
         return await asyncio.to_thread(evacuate, fleet, residents, source, self._rng, emptying=emptied)
 
     async def _written(
@@ -171,10 +181,11 @@ class Batches:
         partial: bool,
         tolerance: float,
         shards: dict[int, str],
+        apart: Mapping[int, str],
     ) -> str:
         if cell is not None:
             await _refuse_arrivals(conn, cell)
-        plan = await self._plan(conn, kind, cell, tolerance)
+        plan = await self._plan(conn, kind, cell, tolerance, apart)
         _refuse(plan, kind, cell, partial)
         if cell is not None and (await cell_of(conn, cell)).state == "active":
             await change_cell(conn, cell, "draining", None, actor)

@@ -6,7 +6,7 @@ things about them: `CellRefusedError` means that the cell answered and nothing o
 """
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from typing import Final, TypeVar
@@ -15,12 +15,13 @@ from urllib.parse import quote
 import httpx
 import msgspec
 
-from contracts import problems, transfer
+from contracts import problems, transfer, zero
 from contracts.ids import TenantId
 from contracts.keys import Purpose, bearer
 from contracts.transfer import Fence
 
 BUDGET_S: Final = 5.0  # of a command that moves no rows
+ZERO_BUDGET_S: Final = 120.0  # of a question about every row of a monolith
 _PREFIX: Final = "/transfer/v1"
 _JSON: Final = "application/json"
 _T = TypeVar("_T")
@@ -309,6 +310,28 @@ class CellClient:
         except CellRefusedError as e:
             if e.status != 404 or e.cell != source.name:
                 raise
+
+    # -- cell zero ----------------------------------------------------------------------------------------------
+
+    async def customers(self, cell: CellAddress) -> list[zero.Customer]:
+        """Every customer of the monolith behind a cell zero; `CellRefusedError` 404 of any other cell."""
+        return await self._get(cell, "/zero/customers", list[zero.Customer], ZERO_BUDGET_S)
+
+    async def enrol(self, cell: CellAddress, enrolments: Sequence[zero.Enrolment]) -> None:
+        """Tell cell zero which tenants its customers are: all of them, or none."""
+        content = msgspec.json.encode(enrolments)
+        headers = self._headers(cell) | {"content-type": "application/json"}
+        url = f"http://{cell.internal_address}{_PREFIX}/zero/customers"
+        request = self._http.build_request("POST", url, content=content, headers=headers, timeout=None)
+        await self._send(cell, request, ZERO_BUDGET_S)
+
+    async def zero_preflight(self, cell: CellAddress) -> zero.Preflight:
+        """What stands in the way of leaving cell zero: every customer's rows are translated, and thrown away."""
+        return await self._get(cell, "/zero/preflight", zero.Preflight, ZERO_BUDGET_S)
+
+    async def quarantined(self, cell: CellAddress) -> list[zero.Quarantined]:
+        """Writes past the ambassador that nobody has looked at, the oldest first."""
+        return await self._get(cell, "/zero/quarantine", list[zero.Quarantined], ZERO_BUDGET_S)
 
     # -- the wire -----------------------------------------------------------------------------------------------
 

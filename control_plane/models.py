@@ -158,6 +158,17 @@ sa.Index(
 sa.Index("ix_tenants_cell", tenants.c.cell)
 sa.Index("ix_tenants_email_digest", tenants.c.email_digest)
 
+# The way out of a cell zero: who answers for it, and until when.
+zero_programmes = sa.Table(
+    "zero_programmes",
+    metadata,
+    sa.Column("cell", sa.Text, sa.ForeignKey("cells.name"), primary_key=True),
+    sa.Column("owner", sa.Text, nullable=False),
+    sa.Column("due", sa.Date),
+    sa.Column("started_at", sa.DateTime(timezone=True), nullable=False, server_default=_now()),
+    sa.Column("retired_at", sa.DateTime(timezone=True)),
+)
+
 api_keys = sa.Table(
     "api_keys",
     metadata,

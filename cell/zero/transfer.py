@@ -14,15 +14,13 @@ different here:
 | provision | refused: whoever signs up goes to a modern cell |
 """
 
-import asyncio
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Callable
 from dataclasses import replace
 from typing import Any, Final
 
 import msgspec
 import structlog
 
-from cell.gate import Gate
 from cell.modules.catalog.public import CONSUMERS
 from cell.shards.session import Pool, TenantSession
 from cell.transfer import catalogue, rows, rules
@@ -30,6 +28,7 @@ from cell.transfer import fence as fences
 from cell.transfer.frames import BrokenStreamError
 from cell.transfer.service import Transfer
 from cell.zero import database, quarantine, shop, staging
+from cell.zero.door import Door
 from cell.zero.translation.backward import backward, missing
 from cell.zero.translation.forward import born_here, digest_of, forward
 from cell.zero.translation.rows import Fault, NewTenant, OldTenant
@@ -49,16 +48,9 @@ from contracts.transfer import (
     TenantStatus,
 )
 
-SHARD: Final = "zero"
-RETRY_S: Final = 0.005
+SHARD: Final = "monolith"
 FAULTS_SHOWN: Final = 20
-OURS: Final = "cellwall-%"  # the application_name of every connection of ours to the monolith's database
 
-# Whoever else is in a transaction, as far as it is older than this moment: its pid and when it began.
-_OTHERS: Final = (
-    "SELECT pid, xact_start FROM pg_stat_activity WHERE datname = current_database() AND xact_start IS NOT NULL"
-    " AND backend_type = 'client backend' AND application_name NOT LIKE $1 AND pid <> pg_backend_pid()"
-)
 # Events that the catalog has yet to count: what they say is counted from the positions, and would count twice later.
 _COUNTED: Final = (
     "INSERT INTO cellwall.inbox (tenant_id, consumer, event_id, state)"
@@ -76,32 +68,20 @@ async def _no_owner(_session: TenantSession, _name: str, _email: str, _password:
 
 class ZeroTransfer(Transfer):
     """The transfer API of cell zero. ``pool`` is of the monolith's database, by a role that no row-level security
-    holds. ``longest_request_s``: the longest that a request to the monolith may run; for that long after this process
-    began nothing is frozen, because requests may run that an ambassador before it had let in."""
+    holds; ``door`` lets requests to the monolith, and knows when none is at work."""
 
-    def __init__(
-        self,
-        *,
-        cell: str,
-        schema: str,
-        pool: Pool,
-        gate: Gate,
-        clock: Callable[[], float],
-        longest_request_s: float,
-        sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
-    ) -> None:
+    def __init__(self, *, cell: str, schema: str, pool: Pool, door: Door, clock: Callable[[], float]) -> None:
         super().__init__(
             cell=cell,
             schema=schema,
             pools={SHARD: pool},
             shard_of=lambda _tenant: SHARD,
-            gate=gate,
+            gate=door,
             create_owner=_no_owner,
             clock=clock,
         )
         self._shop = pool
-        self._sleep = sleep
-        self._settled_at = clock() + longest_request_s
+        self._door = door
 
     async def status(self, tenant: int, *, count_rows: bool = False) -> TenantStatus:
         """The fence row; the rows are the monolith's."""
@@ -125,21 +105,14 @@ class ZeroTransfer(Transfer):
     # -- out ----------------------------------------------------------------------------------------------------
 
     async def freeze(self, tenant: int, fence: Fence, body: Freeze) -> Frozen:
-        """Admit no more, let every request finish, then every transaction that is older. None of them is ended."""
+        """Admit no more and wait until nothing of the tenant is at work in the monolith (`Door.drain`); end nothing."""
         row = await self._arrive(tenant, fence, "freeze")
         if row.result is not None:
             return msgspec.convert(row.result, Frozen)
         began = self._clock()
-        if began < self._settled_at:
-            left = self._settled_at - began
-            raise ProblemError(
-                problems.FREEZE_BUSY, f"requests from before the ambassador's start may run {left:.1f} s more"
-            )
-        until = began + (body.soft_ms + body.hard_ms) / 1000
         with self._gate.closed(tenant):
-            if not await self._gate.drain(tenant, until - began):
-                raise ProblemError(problems.FREEZE_BUSY, "a request of the tenant is still under way in the monolith")
-            await self._older_transactions_end(until)
+            if not await self._door.drain(tenant, (body.soft_ms + body.hard_ms) / 1000):
+                raise ProblemError(problems.FREEZE_BUSY, self._door.busy)
             drained_ms = round((self._clock() - began) * 1000, 3)
             self._gate.note_freeze(tenant)
             async with self._effect(tenant, fence, "freeze") as effect:
@@ -147,17 +120,6 @@ class ZeroTransfer(Transfer):
                 await effect.settle("frozen", msgspec.to_builtins(frozen))
         _log.info("tenant_frozen", **_named(tenant, fence), drained_ms=drained_ms)
         return frozen
-
-    async def _older_transactions_end(self, until: float) -> None:
-        """A request whose client left may still be at work in the monolith, and the cron job always is one of these."""
-        async with self._shop.acquire() as connection:
-            older = {tuple(other) for other in await connection.fetch(_OTHERS, OURS)}
-            while older:
-                if self._clock() >= until:
-                    pids = ", ".join(str(pid) for pid, _ in sorted(older))
-                    raise ProblemError(problems.FREEZE_BUSY, f"older transactions of the monolith run: pid {pids}")
-                await self._sleep(RETRY_S)
-                older &= {tuple(other) for other in await connection.fetch(_OTHERS, OURS)}
 
     async def export(self, tenant: int, fence: Fence) -> AsyncIterator[bytes]:
         """Translate, stage, commit, and then stream what is staged: a checksum that comes meanwhile sees it."""

@@ -15,8 +15,10 @@ from control_plane.cli.moves import moves
 from control_plane.cli.noisy import noisy
 from control_plane.cli.plans import plans
 from control_plane.cli.routes import routes
+from control_plane.cli.simulate import simulate
 from control_plane.cli.tenants import tenants
 from control_plane.cli.top import top
+from control_plane.cli.zero import zero
 from control_plane.views import AuditPage
 
 PROGRAM: Final = "cellctl"
@@ -87,7 +89,7 @@ def completion(shell: str) -> None:
     click.echo(script(root, {}, PROGRAM, f"_{PROGRAM.upper()}_COMPLETE").source())
 
 
-for group in (cells, tenants, moves, plans, routes, keys, noisy, top):
+for group in (cells, tenants, moves, plans, routes, keys, noisy, top, zero, simulate):
     root.add_command(group)
 
 

@@ -2,7 +2,6 @@
 
 import asyncio
 
-from cell.zero import shop
 from cell.zero.monolith import store
 from tests.integration.cell.cell_world import World
 from tests.integration.cell.zero.transfer.zero_world import PASSWORD, Journey, Zero
@@ -32,8 +31,6 @@ async def test_a_tenant_leaves_with_its_logins_orders_and_cookies(zero: Zero, wo
 
 async def test_a_rollback_after_new_writes_brings_them_and_rewrites_nothing_else(zero: Zero, world: World) -> None:
     tenant, knr = await zero.customer()
-    async with zero.pool.acquire() as connection:
-        await shop.recount(connection, knr)
     before = await zero.rows(knr)
     journey = Journey(zero, world, tenant)
     await journey.out().whole()

@@ -8,11 +8,11 @@ from collections.abc import AsyncIterator
 
 import asyncpg
 
-from cell.gate import Gate
 from cell.schema import migrate
 from cell.shards.session import Pool
 from cell.transfer.service import Transfer
-from cell.zero import database, shop, staging
+from cell.zero import database, door, shop, staging
+from cell.zero.door import Door
 from cell.zero.monolith import seed, store
 from cell.zero.transfer import ZeroTransfer
 from cell.zero.translation.rows import OldTenant
@@ -27,7 +27,7 @@ _numbers = itertools.count(secrets.randbelow(10**11) + 10**9)
 class Zero:
     """The monolith's database with cell zero in it."""
 
-    def __init__(self, dsn: str, pool: Pool, gate: Gate, transfer: ZeroTransfer) -> None:
+    def __init__(self, dsn: str, pool: Pool, gate: Door, transfer: ZeroTransfer) -> None:
         self.dsn = dsn
         self.pool = pool
         self.gate = gate
@@ -38,6 +38,7 @@ class Zero:
         tenant, knr = next(_numbers), next(_customers)
         async with self.pool.acquire() as connection:
             await seed.seed(connection, customers=1, orders=orders, password=PASSWORD, first=knr, number=knr)
+            await shop.recount(connection, knr)  # as after a night with its cron job
             await database.enrol(connection, [(tenant, knr)])
         return tenant, knr
 
@@ -59,20 +60,22 @@ async def install(dsn: str) -> None:
 
 
 @contextlib.asynccontextmanager
-async def opened(dsn: str, longest_request_s: float = 0.0) -> AsyncIterator[Zero]:
-    """The transfer of cell zero, as its process composes it."""
+async def opened(dsn: str) -> AsyncIterator[Zero]:
+    """The transfer of cell zero, as its process composes it, once the door is its own."""
     clock = asyncio.get_running_loop().time
-    gate = Gate(clock)
-    async with database.opened(dsn, 4, "cellwall-zero-test") as pool:
-        transfer = ZeroTransfer(
-            cell="cell-zero",
-            schema=migrate.head(migrate.SHARD),
-            pool=pool,
-            gate=gate,
-            clock=clock,
-            longest_request_s=longest_request_s,
-        )
-        yield Zero(dsn, pool, gate, transfer)
+    async with database.opened(dsn, 4, door.APPLICATION) as pool:
+        gate = Door(pool, longest_s=0.01, clock=clock)
+        transfer = ZeroTransfer(cell="cell-zero", schema=migrate.head(migrate.SHARD), pool=pool, door=gate, clock=clock)
+        settings = {"application_name": f"{door.APPLICATION}-sole"}
+        keep = asyncio.create_task(gate.keep(lambda: asyncpg.connect(dsn, server_settings=settings), asyncio.sleep))
+        try:
+            async with asyncio.timeout(60):
+                while not gate.is_sole:
+                    await asyncio.sleep(0.01)
+            yield Zero(dsn, pool, gate, transfer)
+        finally:
+            keep.cancel()
+            await asyncio.gather(keep, return_exceptions=True)
 
 
 class Move:
