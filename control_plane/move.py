@@ -8,6 +8,10 @@ The order of these states is what the protocol's safety hangs on (docs/architect
   back (`RESTORING`) after the target confirmed the abort, or stayed silent for a while, and with an epoch above every
   one that the target may ever be asked to activate.
 - After it nothing leads back: the actions are repeated until they succeed, with backoff and an alarm.
+- A large tenant is copied and followed (`COPYING`, `CATCHING_UP`) while it is served; the hold begins once both sides
+  were equal at a marker, what changed since is little, and the way back is open (docs/moves.md).
+  After its switch it stays in `STANDBY`, changes flowing backwards, until somebody finalizes it or rolls it back.
+- That rollback is a move of its own on the path `BACK`; the undone one waits in `RETURNING`, which nobody drives.
 
 Every change of state is written with compare-and-set on (state, term), so two executors cannot both take one.
 """
@@ -23,10 +27,13 @@ class State(StrEnum):
 
     PLANNED = "planned"
     PREPARING = "preparing"  # the target may know of the move; the tenant is served as ever
+    COPYING = "copying"  # large: one snapshot is carried over; the tenant is served as ever
+    CATCHING_UP = "catching_up"  # large: changes since the snapshot flow, and are compared at a marker
     HOLDING = "holding"  # routers were asked to hold; the source may be frozen
     FROZEN = "frozen"  # the source serves nothing; rows are copied and compared
     SWITCHING = "switching"  # DECIDED: the target may serve
-    STANDBY = "standby"  # the new route is published; the source still has the rows
+    STANDBY = "standby"  # the new route is published; the source still has the rows, of a large tenant kept up to date
+    RETURNING = "returning"  # a rollback is under way as a move of its own; this one waits for its outcome
     PURGING = "purging"  # the target is confirmed active; the source's rows go
     DONE = "done"
     ABORTING = "aborting"  # given up before the decision; the target has yet to confirm
@@ -43,11 +50,29 @@ class Kind(StrEnum):
     ROLLBACK = "rollback"
 
 
+class Path(StrEnum):
+    """How the rows get there."""
+
+    SMALL = "small"  # all of it inside the hold
+    LARGE = "large"  # a snapshot, then a stream of changes; only the remainder inside the hold
+    BACK = "back"  # to a standby that follows already: the rollback of a large move that is not finalized
+
+
 class Do(StrEnum):
     """What the executor is told to do."""
 
     BEGIN = "begin"  # nothing but the commit
     PREPARE = "prepare"  # check schemas, make room at the target, warm the connections
+    WAIT = "wait"  # a while, and change nothing
+    SNAPSHOT = "snapshot"  # open the stream, carry its snapshot and the blobs over
+    FOLLOW = "follow"  # carry changes over
+    VERIFY = "verify"  # put a marker into the stream, stop there, compare everything
+    OPEN_BACK = "open-back"  # the stream for the way back, before the hold: it waits for the oldest writer
+    BEGIN_ANEW = "begin-anew"  # nothing but the commit: the stream was lost, so the copy is worth nothing
+    DRAIN = "drain"  # to the marker that the freeze left, compare what changed since the last comparison
+    STAND_BY = "stand-by"  # give the source its hint, let it follow the target
+    FLOW_BACK = "flow-back"  # carry changes of the target to the source
+    DEGRADE = "degrade"  # note that the stream backwards was lost
     FREEZE = "freeze"  # wait (bounded) for the routers, freeze the source
     COPY = "copy"  # stream the rows, compare the checksums
     ACTIVATE = "activate"  # at the target
@@ -62,12 +87,15 @@ class Do(StrEnum):
 
 LEGAL: Final = MappingProxyType(
     {
-        State.PLANNED: frozenset({State.PREPARING, State.CANCELLED}),
-        State.PREPARING: frozenset({State.HOLDING, State.ABORTING}),
+        State.PLANNED: frozenset({State.PREPARING, State.CATCHING_UP, State.CANCELLED}),
+        State.PREPARING: frozenset({State.COPYING, State.HOLDING, State.ABORTING}),
+        State.COPYING: frozenset({State.CATCHING_UP, State.ABORTING}),
+        State.CATCHING_UP: frozenset({State.COPYING, State.HOLDING, State.ABORTING}),
         State.HOLDING: frozenset({State.FROZEN, State.ABORTING}),
         State.FROZEN: frozenset({State.SWITCHING, State.ABORTING}),
         State.SWITCHING: frozenset({State.STANDBY}),
-        State.STANDBY: frozenset({State.PURGING}),
+        State.STANDBY: frozenset({State.PURGING, State.RETURNING}),
+        State.RETURNING: frozenset({State.STANDBY, State.ROLLED_BACK}),
         State.PURGING: frozenset({State.DONE}),
         State.ABORTING: frozenset({State.RESTORING, State.CANCELLED, State.FAILED}),
         State.RESTORING: frozenset({State.CANCELLED, State.FAILED}),
@@ -77,11 +105,13 @@ LEGAL: Final = MappingProxyType(
         State.ROLLED_BACK: frozenset[State](),
     }
 )
-UNDECIDED: Final = frozenset({State.PLANNED, State.PREPARING, State.HOLDING, State.FROZEN})  # a cancel is taken
+PAUSABLE: Final = frozenset({State.PLANNED, State.PREPARING, State.COPYING, State.CATCHING_UP})  # before any hold
+UNDECIDED: Final = PAUSABLE | {State.HOLDING, State.FROZEN}  # a cancel is taken
 GOING_BACK: Final = frozenset({State.ABORTING, State.RESTORING})
 DECIDED: Final = frozenset({State.SWITCHING, State.STANDBY, State.PURGING})
 TERMINAL: Final = frozenset({State.DONE, State.CANCELLED, State.FAILED, State.ROLLED_BACK})
-UNFINISHED: Final = frozenset(State) - TERMINAL
+WAITING: Final = frozenset({State.RETURNING})  # neither over nor driven: its rollback carries it on
+UNFINISHED: Final = frozenset(State) - TERMINAL - WAITING
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,6 +126,32 @@ class Budgets:
     backoff_max_s: float = 5.0
     abort_s: float = 1.0  # one try to reach the target while the tenant stands still
     alarm_after: int = 3  # failures of one step that must not fail
+    copy_s: float = 6 * 3600.0  # a snapshot's way over
+    copies: int = 3  # how often a copy is begun anew because its stream was lost
+    catch_up_s: float = 3600.0  # a tenant that writes faster than it can be followed
+    round_s: float = 60.0  # one batch of changes
+    verify_s: float = 1800.0  # one comparison of everything
+    stream_tries: int = 60  # of one step before the hold: what was copied is worth waiting for a cell that restarts
+    lag_bytes: int = 4 << 20  # of the server's log, everybody's, that may be outstanding when the hold begins
+    remainder_rows: int = 4_000  # that may have changed since the comparison when the hold begins; doubles with each
+    remainder_max: int = 20_000  # comparison, up to this, or a busy tenant would be compared for ever
+    pause_s: float = 1.0  # between two looks at a move that was told to wait
+
+
+@dataclass(frozen=True, slots=True)
+class Stream:
+    """What is known of a large move's stream. ``None`` means: ask before relying on it."""
+
+    lag_bytes: int | None = None  # not yet carried over
+    verified: int = 0  # how often both sides were found equal at a marker of this copy
+    touched: int = 0  # rows that changed at the target since that marker
+    back_open: bool = False  # the stream for the way back exists
+    standing: bool = False  # the source was told to follow
+    lost: bool = False  # the stream backwards is gone: a rollback would lose writes
+    copies: int = 0  # begun so far
+
+
+NO_STREAM: Final = Stream()
 
 
 @dataclass(frozen=True, slots=True)
@@ -109,11 +165,15 @@ class Snapshot:
     silent: int = 0  # how many of the last ones were without any answer
     in_state_s: float = 0.0
     held_s: float = 0.0  # since `held` was published; 0 where it was not
+    path: Path = Path.SMALL
+    stream: Stream = NO_STREAM
+    paused: bool = False  # go no further than to the hold
+    finalize: bool = False  # asked for, or due
 
 
 @dataclass(frozen=True, slots=True)
 class Action:
-    """``do`` within ``budget_s``; on success commit ``then``. ``reason`` is for people.
+    """``do`` within ``budget_s``; on success commit ``then``, which may be the present state. ``reason`` is for people.
 
     As an answer of `settle`: wait ``wait_s``, then commit ``then``, or try again where that is the present state.
     """
@@ -133,6 +193,7 @@ class Failure:
     reason: str
     retry: bool
     silent: bool = False  # nobody answered, as opposed to a refusal
+    lost: bool = False  # the stream is gone, and with it everything that was built on it
 
 
 @dataclass(frozen=True, slots=True)
@@ -161,9 +222,14 @@ def decide(s: Snapshot, budgets: Budgets) -> Action:
 def settle(s: Snapshot, action: Action, failure: Failure, budgets: Budgets) -> Action:
     """What a failed action leads to: a commit of `ABORTING`, or (``then`` is the present state) another try."""
     failures = s.failures + 1
+    if failure.lost and s.state is State.STANDBY:
+        return Action(Do.DEGRADE, s.state, f"a rollback would lose writes from here on: {failure.reason}", alarm=True)
+    if failure.lost and _may_begin_anew(s, budgets):
+        return Action(Do.BEGIN_ANEW, State.COPYING, f"the copy begins anew: {failure.reason}")
     if s.state in UNDECIDED and not failure.retry:
         return Action(Do.GIVE_UP, State.ABORTING, failure.reason)
-    if s.state in UNDECIDED and failures >= budgets.tries:
+    tries = budgets.stream_tries if s.state in (State.COPYING, State.CATCHING_UP) else budgets.tries
+    if s.state in UNDECIDED and failures >= tries:
         return Action(Do.GIVE_UP, State.ABORTING, f"{failure.reason} ({failures} tries)")
     wait_s = min(budgets.backoff_s * 2.0 ** min(failures - 1, 30), budgets.backoff_max_s)
     alarm = s.state not in UNDECIDED and failures >= budgets.alarm_after
@@ -176,33 +242,90 @@ def check(old: State, new: State) -> None:
         raise ValueError(f"a move cannot go from {old} to {new}")
 
 
+def _may_begin_anew(s: Snapshot, b: Budgets) -> bool:
+    return s.state is State.CATCHING_UP and s.path is Path.LARGE and s.stream.copies < b.copies
+
+
 def _forward(s: Snapshot, b: Budgets) -> Action:
     if s.cancel_requested:
         if s.state is State.PLANNED:
             return Action(Do.FINISH, State.CANCELLED, "cancelled before anything was done")
         return Action(Do.GIVE_UP, State.ABORTING, "a cancellation was asked for before the decision")
+    if s.state in (State.PLANNED, State.PREPARING):
+        return _begin(s, b)
+    if s.state is State.COPYING:
+        left = b.copy_s - s.in_state_s
+        if left <= 0:
+            return Action(Do.GIVE_UP, State.ABORTING, f"the copy took more than {b.copy_s:g} s")
+        return Action(Do.SNAPSHOT, State.CATCHING_UP, "the snapshot is copied; changes since are carried over", left)
+    if s.state is State.CATCHING_UP:
+        return _catch_up(s, b)
+    return _cut_over(s, b)
+
+
+def _begin(s: Snapshot, b: Budgets) -> Action:
+    if s.paused:
+        return Action(Do.WAIT, s.state, "paused", wait_s=b.pause_s)
+    if s.state is State.PLANNED and s.path is Path.BACK:
+        return Action(Do.BEGIN, State.CATCHING_UP, "the standby follows already")
     if s.state is State.PLANNED:
         return Action(Do.BEGIN, State.PREPARING, "the target is asked to make room")
-    if s.state is State.PREPARING:
-        left = b.prepare_s - s.in_state_s
-        if left <= 0:
-            return Action(Do.GIVE_UP, State.ABORTING, f"the target was not prepared within {b.prepare_s:g} s")
-        return Action(Do.PREPARE, State.HOLDING, "the target made room; routers are asked to hold", left)
+    left = b.prepare_s - s.in_state_s
+    if left <= 0:
+        return Action(Do.GIVE_UP, State.ABORTING, f"the target was not prepared within {b.prepare_s:g} s")
+    if s.path is Path.LARGE:
+        return Action(Do.PREPARE, State.COPYING, "the target made room; the tenant is copied while it is served", left)
+    return Action(Do.PREPARE, State.HOLDING, "the target made room; routers are asked to hold", left)
+
+
+def _catch_up(s: Snapshot, b: Budgets) -> Action:
+    """Follow, compare, open the way back, follow again; the hold begins only from a lag that was just measured."""
+    stream = s.stream
+    if s.in_state_s > b.catch_up_s and not s.paused:
+        return Action(Do.GIVE_UP, State.ABORTING, f"the target did not catch up within {b.catch_up_s:g} s")
+    if stream.lag_bytes is None or stream.lag_bytes > b.lag_bytes:
+        return Action(Do.FOLLOW, s.state, "changes are carried over", b.round_s)
+    if not stream.verified or stream.touched > min(b.remainder_rows << (stream.verified - 1), b.remainder_max):
+        return Action(Do.VERIFY, s.state, "both sides are compared at a marker", b.verify_s)
+    if s.path is Path.LARGE and not stream.back_open:
+        return Action(Do.OPEN_BACK, s.state, "the way back is opened", b.verify_s)
+    if s.paused:
+        return Action(Do.FOLLOW, s.state, "paused: changes are carried over, nobody is held", b.round_s)
+    return Action(
+        Do.BEGIN, State.HOLDING, f"{stream.lag_bytes} bytes behind, {stream.touched} rows to compare; routers hold"
+    )
+
+
+def _cut_over(s: Snapshot, b: Budgets) -> Action:
     left = b.hold_s - s.held_s
     if left <= 0:
         return Action(Do.GIVE_UP, State.ABORTING, f"the tenant was held for more than {b.hold_s:g} s")
     if s.state is State.HOLDING:
         return Action(Do.FREEZE, State.FROZEN, "the source is frozen", left)
-    return Action(Do.COPY, State.SWITCHING, "decided: the rows are copied, and both sides hold the same", left)
+    if s.path is Path.SMALL:
+        return Action(Do.COPY, State.SWITCHING, "decided: the rows are copied, and both sides hold the same", left)
+    return Action(Do.DRAIN, State.SWITCHING, "decided: every change arrived, and what changed last is the same", left)
 
 
 def _onward(s: Snapshot, b: Budgets) -> Action:
+    if s.state is State.STANDBY and s.path is Path.LARGE:
+        return _stand_by(s, b)
     do, then, reason = {
         State.SWITCHING: (Do.ACTIVATE, State.STANDBY, "the target serves; the new route is published"),
         State.STANDBY: (Do.RETIRE, State.PURGING, "the source points to the target, which confirmed that it serves"),
         State.PURGING: (Do.PURGE, State.DONE, "the source's copy is gone"),
     }[s.state]
     return Action(do, then, reason, b.command_s)
+
+
+def _stand_by(s: Snapshot, b: Budgets) -> Action:
+    if not s.stream.standing:
+        return Action(Do.STAND_BY, s.state, "the source points to the target and follows it", b.command_s)
+    if s.finalize:
+        return Action(Do.FINISH, State.PURGING, "finalized: the source is not needed any more")
+    if s.stream.lost:
+        return Action(Do.WAIT, s.state, "the way back is lost: waits to be finalized", wait_s=b.pause_s)
+    return Action(Do.FLOW_BACK, s.state, "changes flow back until it is finalized", b.round_s)
 
 
 def _back(s: Snapshot, b: Budgets) -> Action:

@@ -3,7 +3,7 @@
 import secrets
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
-from typing import Final
+from typing import Any, Final
 
 import sqlalchemy as sa
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
@@ -11,22 +11,18 @@ from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 from contracts import problems
 from contracts.ids import tenant_of
 from contracts.problems import ProblemError
-from control_plane import audit, move_store
+from contracts.transfer import stream_name
+from control_plane import audit, batch_store, move_store
 from control_plane.auth import Actor
-from control_plane.cell_client import CellClient, CellUnreachableError
+from control_plane.cell_client import CellClient
 from control_plane.cells import Cell, cell_of, reserve
 from control_plane.models import Tenant, tenants
-from control_plane.move import DECIDED, GOING_BACK, UNDECIDED, Kind, State
+from control_plane.move import DECIDED, GOING_BACK, PAUSABLE, TERMINAL, UNDECIDED, WAITING, Kind, Path, State
+from control_plane.move_estimate import Estimate, path_of, timing, weigh
+from control_plane.move_progress import Progress
 from control_plane.move_store import Move, Step
 from control_plane.signals import MOVES
 from control_plane.tenants import tenant_named
-
-# What a hold costs, for estimates (loopback, two shards on two cores): a fixed part, and rows copied and compared.
-HOLD_FIXED_MS: Final = 60.0
-HOLD_ROWS_PER_MS: Final = 25.0
-
-# Above this the copy would not fit into the hold (`move.Budgets.hold_s`) on a busy machine: ADR 0007.
-SMALL_ROWS: Final = 50_000
 
 _MOVABLE: Final = ("active", "suspended")
 
@@ -47,18 +43,6 @@ class History:
     steps: list[Step]
 
 
-@dataclass(frozen=True, slots=True)
-class Estimate:
-    """What a move would be like: rows by the source's own estimate, and how long routers would hold."""
-
-    tenant: str
-    slug: str
-    source: str
-    target: str
-    rows: int
-    hold_ms: float
-
-
 class Moves:
     """Start, cancel, roll back and look at moves. Executing them is the mover's part."""
 
@@ -67,29 +51,43 @@ class Moves:
         self._client = client
         self._new_id = new_id
 
-    async def start(self, ref: str, to: str, actor: Actor, claim: Claim | None = None) -> History:
-        """Plan a move of the tenant (id or slug) to a cell; `ProblemError` 409 says why it cannot be and what to do."""
-        _refuse_large(await self.estimate(ref, to))
+    async def start(
+        self,
+        ref: str,
+        to: str,
+        actor: Actor,
+        claim: Claim | None = None,
+        *,
+        standby: bool = False,
+        finalize_after_s: float | None = None,
+    ) -> History:
+        """Plan a move of the tenant (id or slug) to a cell; `ProblemError` 409 says why it cannot be and what to do.
+
+        A large move ends as a standby until it is finalized: on request, or ``finalize_after_s`` after its switch.
+        ``standby`` asks for that also where the tenant is small.
+        """
+        e = await self.estimate(ref, to, standby=standby)
         async with self._engine.begin() as conn:
             tenant = await tenant_named(conn, ref, lock=True)
-            move_id = await self._plan(conn, tenant, to, Kind.MOVE, actor, None)
+            await _checked(conn, tenant, to)
+            await reserve(conn, to)
+            expected = Progress(rows_expected=e.weight.rows, bytes_expected=e.weight.bytes)
+            move_id = await self._plan(
+                conn, tenant, to, Kind.MOVE, actor, path=e.path, expected=expected, finalize_after_s=finalize_after_s
+            )
             if claim is not None:
                 await claim(conn, move_id)
             return await _history(conn, move_id)
 
-    async def estimate(self, ref: str, to: str) -> Estimate:
+    async def estimate(self, ref: str, to: str, *, standby: bool = False) -> Estimate:
         """What `start` would do; raises the same problems. Nothing is changed."""
         async with self._engine.connect() as conn:
             tenant = await tenant_named(conn, ref)
             source, _target = await _checked(conn, tenant, to)
-        try:
-            status = await self._client.status(source.target, tenant_of(tenant.number), rows=True)
-        except CellUnreachableError as e:
-            raise ProblemError(problems.CELL_UNAVAILABLE, f"{source.name} does not answer: {e}") from e
-        if status is None or status.rows is None:
-            raise ProblemError(problems.CONFLICT, f"{source.name} does not know the tenant {tenant.slug}.")
-        hold_ms = HOLD_FIXED_MS + status.rows / HOLD_ROWS_PER_MS
-        return Estimate(tenant_of(tenant.number), tenant.slug, tenant.cell, to, status.rows, hold_ms)
+        weight = await weigh(self._client, source.target, tenant_of(tenant.number), tenant.slug)
+        path = path_of(weight, tenant.slug, standby=standby)
+        copy_s, hold_ms = timing(weight, path)
+        return Estimate(tenant_of(tenant.number), tenant.slug, tenant.cell, to, path, weight, copy_s, hold_ms)
 
     async def cancel(self, move_id: str, actor: Actor) -> History:
         """Ask for a cancellation. It wins if it comes before the decision; on the way back it changes nothing."""
@@ -103,23 +101,78 @@ class Moves:
                 await _wake(conn, move_id)
         return history
 
-    async def rollback(self, move_id: str, actor: Actor) -> History:
-        """Plan the same path backwards, as a move of kind rollback. Only the newest finished move has a way back."""
+    async def pause(self, move_id: str, actor: Actor) -> History:
+        """Let a move go no further than to its hold; what is copied is kept up to date meanwhile."""
+        return await self._set_paused(move_id, True, actor)
+
+    async def resume(self, move_id: str, actor: Actor) -> History:
+        """Let a paused move go on."""
+        return await self._set_paused(move_id, False, actor)
+
+    async def _set_paused(self, move_id: str, paused: bool, actor: Actor) -> History:
         async with self._engine.begin() as conn:
+            changed = await move_store.set_paused(conn, move_id, paused)
+            history = await _history(conn, move_id)
+            if changed:
+                done = "move_paused" if paused else "move_resumed"
+                await audit.record(conn, actor.name, done, f"move:{move_id}")
+                await _wake(conn, move_id)
+            elif history.move.paused is not paused or history.move.state not in PAUSABLE:
+                raise _not_pausable(history.move)
+        return history
+
+    async def finalize(self, move_id: str, actor: Actor) -> History:
+        """Give the standby up: its copy is purged, and the lossless way back with it."""
+        async with self._engine.begin() as conn:
+            asked = await move_store.request_finalize(conn, move_id)
+            history = await _history(conn, move_id)
+            if not asked:
+                raise _not_finalizable(history.move)
+            await audit.record(conn, actor.name, "move_finalize_requested", f"move:{move_id}")
+            await _wake(conn, move_id)
+        return history
+
+    async def rollback(self, move_id: str, actor: Actor) -> History:
+        """Plan the way back, as a move of kind rollback: to a standby that follows, or the same path backwards.
+
+        Only the newest move of a tenant has a way back.
+        """
+        async with self._engine.connect() as conn:
             undone = (await _history(conn, move_id)).move
-            if undone.state is not State.DONE:
-                raise _not_rollbackable(undone)
+        if undone.state is State.STANDBY and undone.path is Path.LARGE:
+            return await self._return_to_standby(undone, actor)
+        async with self._engine.connect() as conn:
+            await _newest(conn, undone)
+        e = await self.estimate(tenant_of(undone.tenant), undone.source)
+        async with self._engine.begin() as conn:
+            tenant = await _newest(conn, undone)
+            await _checked(conn, tenant, undone.source)
+            await reserve(conn, undone.source)
+            expected = Progress(rows_expected=e.weight.rows, bytes_expected=e.weight.bytes)
+            new_id = await self._plan(
+                conn, tenant, undone.source, Kind.ROLLBACK, actor, undoes=undone.id, path=e.path, expected=expected
+            )
+            return await _history(conn, new_id)
+
+    async def _return_to_standby(self, undone: Move, actor: Actor) -> History:
+        """The standby's cell has kept its room and its rows, so it is only asked to be there."""
+        if undone.progress.lost:
+            raise ProblemError(
+                problems.STREAM_LOST,
+                f"{undone.source} follows {undone.slug} no more ({undone.progress.lost}); going back to it would lose"
+                " writes.",
+                advice=f"cellctl moves finalize {undone.id}, then cellctl moves rollback {undone.id}",
+            )
+        async with self._engine.begin() as conn:
             tenant = await tenant_named(conn, tenant_of(undone.tenant), lock=True)
-            done = await move_store.find(conn, state=State.DONE, tenant=tenant.number, limit=1)
-            newest = done[0].id if done else "none"
-            # The home alone does not tell: there and back and there again ends in the same cell.
-            if newest != undone.id or tenant.cell != undone.target:
-                raise ProblemError(
-                    problems.CONFLICT,
-                    f"{tenant.slug} lives in {tenant.cell} by now; its newest finished move is {newest}.",
-                    advice="Roll back the newest move of the tenant, or start a move.",
-                )
-            new_id = await self._plan(conn, tenant, undone.source, Kind.ROLLBACK, actor, undone.id)
+            target = await cell_of(conn, undone.source)
+            new_id = self._new_id()
+            if target.state == "closed" or not await move_store.begin_return(conn, undone.id, new_id):
+                raise _not_rollbackable((await _history(conn, undone.id)).move)
+            await self._plan(
+                conn, tenant, undone.source, Kind.ROLLBACK, actor, move_id=new_id, undoes=undone.id, path=Path.BACK,
+                stream=stream_name(tenant_of(tenant.number), undone.id, "back"), schema=undone.schema,
+            )  # fmt: skip
             return await _history(conn, new_id)
 
     async def one(self, move_id: str) -> History:
@@ -134,11 +187,24 @@ class Moves:
             return await move_store.find(conn, state=state, tenant=number, limit=limit)
 
     async def _plan(
-        self, conn: AsyncConnection, tenant: Tenant, to: str, kind: Kind, actor: Actor, undoes: str | None
+        self,
+        conn: AsyncConnection,
+        tenant: Tenant,
+        to: str,
+        kind: Kind,
+        actor: Actor,
+        *,
+        path: Path,
+        move_id: str | None = None,
+        undoes: str | None = None,
+        stream: str | None = None,
+        schema: str | None = None,
+        expected: Progress | None = None,
+        finalize_after_s: float | None = None,
     ) -> str:
-        await _checked(conn, tenant, to)
-        await reserve(conn, to)
-        move_id = self._new_id()
+        move_id = move_id or self._new_id()
+        if path is Path.LARGE:
+            stream = stream_name(tenant_of(tenant.number), move_id, "out")
         epoch = tenant.epoch_high + 1
         await conn.execute(
             tenants.update()
@@ -146,21 +212,13 @@ class Moves:
             .values(epoch_high=epoch, move_id=move_id, move_target=to, updated_at=sa.func.now())
         )
         await move_store.insert(
-            conn,
-            move_id=move_id,
-            kind=kind,
-            tenant=tenant.number,
-            slug=tenant.slug,
-            source=tenant.cell,
-            target=to,
-            source_epoch=tenant.epoch,
-            target_epoch=epoch,
-            actor=actor.name,
-            undoes=undoes,
-        )
+            conn, move_id=move_id, kind=kind, tenant=tenant.number, slug=tenant.slug, source=tenant.cell, target=to,
+            source_epoch=tenant.epoch, target_epoch=epoch, actor=actor.name, undoes=undoes, path=path, stream=stream,
+            schema=schema, finalize_after_s=finalize_after_s, progress=expected,
+        )  # fmt: skip
         await audit.record(
             conn, actor.name, "move_started", f"move:{move_id}",
-            tenant=tenant_of(tenant.number), source=tenant.cell, target=to, kind=kind.value,
+            tenant=tenant_of(tenant.number), source=tenant.cell, target=to, kind=kind.value, path=path.value,
         )  # fmt: skip
         await _wake(conn, move_id)
         return move_id
@@ -173,15 +231,11 @@ async def _checked(conn: AsyncConnection, tenant: Tenant, to: str) -> tuple[Cell
             problems.CONFLICT, f"{tenant.slug} is {tenant.state}.", advice="Only an active or suspended tenant moves."
         )
     if tenant.move_id is not None:
-        raise ProblemError(
-            problems.MOVE_RUNNING,
-            f"{tenant.slug} is on its way to {tenant.move_target} (move {tenant.move_id}).",
-            advice=f"Wait for it (cellctl moves watch {tenant.move_id}), or cancel it.",
-            move=tenant.move_id,
-        )
+        raise await _moving(conn, tenant, tenant.move_id)
     target = await cell_of(conn, to)
     if target.name == tenant.cell:
         raise ProblemError(problems.MOVE_NOOP, f"{tenant.slug} lives in {to}.")
+    await batch_store.refuse_undone(conn, tenant, to)
     source = await cell_of(conn, tenant.cell)
     if target.state != "active":
         raise ProblemError(
@@ -204,13 +258,38 @@ async def _checked(conn: AsyncConnection, tenant: Tenant, to: str) -> tuple[Cell
     return source, target
 
 
-def _refuse_large(e: Estimate) -> None:
-    if e.rows > SMALL_ROWS:
+async def _newest(conn: AsyncConnection, undone: Move) -> Tenant:
+    """The tenant of a move, its row held to the end, if nothing moved it since."""
+    if undone.state is not State.DONE:
+        raise _not_rollbackable(undone)
+    tenant = await tenant_named(conn, tenant_of(undone.tenant), lock=True)
+    done = await move_store.find(conn, state=State.DONE, tenant=tenant.number, limit=1)
+    newest = done[0].id if done else "none"
+    # The home alone does not tell: there and back and there again ends in the same cell.
+    if newest != undone.id or tenant.cell != undone.target:
         raise ProblemError(
-            problems.TENANT_TOO_LARGE,
-            f"{e.slug} has about {e.rows} rows; moving it would hold its requests for about {e.hold_ms / 1000:.0f} s.",
-            limit_rows=SMALL_ROWS,
+            problems.CONFLICT,
+            f"{tenant.slug} lives in {tenant.cell} by now; its newest finished move is {newest}.",
+            advice="Roll back the newest move of the tenant, or start a move.",
         )
+    return tenant
+
+
+async def _moving(conn: AsyncConnection, tenant: Tenant, move_id: str) -> ProblemError:
+    move = await move_store.get(conn, move_id)
+    if move is not None and move.state is State.STANDBY and move.path is Path.LARGE:
+        return ProblemError(
+            problems.MOVE_RUNNING,
+            f"{move.source} is still the standby of {tenant.slug} (move {move_id}).",
+            advice=f"Give it up (cellctl moves finalize {move_id}), or go back (cellctl moves rollback {move_id}).",
+            move=move_id,
+        )
+    return ProblemError(
+        problems.MOVE_RUNNING,
+        f"{tenant.slug} is on its way to {tenant.move_target} (move {move_id}).",
+        advice=f"Wait for it (cellctl moves watch {move_id}), or cancel it.",
+        move=move_id,
+    )
 
 
 async def _history(conn: AsyncConnection, move_id: str) -> History:
@@ -225,8 +304,9 @@ async def _wake(conn: AsyncConnection, move_id: str) -> None:
 
 
 def _not_cancellable(move: Move) -> ProblemError:
-    if move.state in DECIDED:
-        return ProblemError(problems.MOVE_DECIDED, f"The move {move.id} is {move.state}.")
+    if move.state in DECIDED | WAITING:
+        undo: dict[str, Any] = {"advice": f"To undo it: cellctl moves rollback {move.id}"} if _is_standby(move) else {}
+        return ProblemError(problems.MOVE_DECIDED, f"The move {move.id} is {move.state}.", **undo)
     return ProblemError(
         problems.CONFLICT,
         f"The move {move.id} is over: it is {move.state}.",
@@ -237,10 +317,40 @@ def _not_cancellable(move: Move) -> ProblemError:
 def _not_rollbackable(move: Move) -> ProblemError:
     if move.state in UNDECIDED:
         return ProblemError(problems.MOVE_RUNNING, f"The move {move.id} is {move.state}.", advice="Cancel it instead.")
-    if move.state in DECIDED | GOING_BACK:
+    if _is_standby(move):
+        why = "is being finalized" if move.finalize else f"has its standby in {move.source}, which is closed"
+        return ProblemError(
+            problems.CONFLICT, f"The move {move.id} {why}.",
+            advice=f"Once it is done: cellctl moves rollback {move.id}",
+        )  # fmt: skip
+    if move.state in DECIDED | GOING_BACK | WAITING:
         return ProblemError(
             problems.MOVE_RUNNING, f"The move {move.id} is {move.state}.", advice="Wait until it is over."
         )
     return ProblemError(
         problems.CONFLICT, f"The move {move.id} is {move.state}.", advice="Only a move that is done can be rolled back."
     )
+
+
+def _not_pausable(move: Move) -> ProblemError:
+    if move.state in PAUSABLE:
+        return ProblemError(problems.CONFLICT, f"The move {move.id} is being cancelled.")
+    return ProblemError(
+        problems.CONFLICT,
+        f"The move {move.id} is {move.state}: its tenant has been held already.",
+        advice=f"A move pauses only before its hold. To see it: cellctl moves status {move.id}",
+    )
+
+
+def _not_finalizable(move: Move) -> ProblemError:
+    if move.path is Path.SMALL:
+        advice = "A small move has no standby: it finishes by itself."
+    elif move.state in TERMINAL | {State.PURGING}:
+        advice = "There is no standby any more."
+    else:
+        advice = f"Wait until it is a standby: cellctl moves watch {move.id}"
+    return ProblemError(problems.CONFLICT, f"The move {move.id} is {move.state}.", advice=advice)
+
+
+def _is_standby(move: Move) -> bool:
+    return move.state is State.STANDBY and move.path is Path.LARGE

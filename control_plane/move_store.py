@@ -9,11 +9,26 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any, Final
 
+import msgspec
 import sqlalchemy as sa
+from sqlalchemy.dialects.postgresql import JSONB
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from control_plane.models import metadata, one_of
-from control_plane.move import DECIDED, TERMINAL, UNDECIDED, UNFINISHED, Kind, Snapshot, State, Tries, check
+from control_plane.move import (
+    DECIDED,
+    PAUSABLE,
+    TERMINAL,
+    UNDECIDED,
+    UNFINISHED,
+    Kind,
+    Path,
+    Snapshot,
+    State,
+    Tries,
+    check,
+)
+from control_plane.move_progress import Progress
 
 
 def _values(states: frozenset[State]) -> tuple[str, ...]:
@@ -48,6 +63,14 @@ moves = sa.Table(
     sa.Column("created_at", sa.DateTime(timezone=True), nullable=False, server_default=sa.text("clock_timestamp()")),
     sa.Column("updated_at", sa.DateTime(timezone=True), nullable=False, server_default=sa.text("clock_timestamp()")),
     sa.Column("finished_at", sa.DateTime(timezone=True)),
+    sa.Column("path", sa.Text, nullable=False, server_default=Path.SMALL.value),
+    sa.Column("stream", sa.Text),  # the name of its slots and publications: on the way back, of the undone move's
+    sa.Column("schema_revision", sa.Text),  # of both cells while it runs
+    sa.Column("paused", sa.Boolean, nullable=False, server_default=sa.false()),
+    sa.Column("finalize_requested", sa.Boolean, nullable=False, server_default=sa.false()),
+    sa.Column("finalize_after_s", sa.Float),  # since `standby_at`; NULL: when somebody asks for it
+    sa.Column("standby_at", sa.DateTime(timezone=True)),
+    sa.Column("progress", JSONB, nullable=False, server_default=sa.text("'{}'::jsonb")),
     sa.CheckConstraint(one_of("kind", tuple(k.value for k in Kind)), name="kind"),
     sa.CheckConstraint(one_of("state", tuple(s.value for s in State)), name="state"),
     sa.CheckConstraint("source <> target", name="elsewhere"),
@@ -59,6 +82,13 @@ moves = sa.Table(
         f"NOT (cancel_requested AND {one_of('state', _values(DECIDED | {State.DONE}))})", name="cancelled_or_decided"
     ),
     sa.CheckConstraint("(kind = 'rollback') = (undoes IS NOT NULL)", name="undoes"),
+    sa.CheckConstraint(one_of("path", tuple(p.value for p in Path)), name="path"),
+    sa.CheckConstraint("(path = 'small') = (stream IS NULL)", name="stream"),
+    sa.CheckConstraint("state <> 'returning' OR path = 'large'", name="returning"),
+    # A rollback of a standby, a cancellation and the request to finalize exclude each other, whatever the code does.
+    sa.CheckConstraint(
+        "NOT finalize_requested OR state IN ('standby', 'purging', 'done', 'rolled_back')", name="finalize"
+    ),
 )
 sa.Index(
     "uq_moves_tenant_unfinished",
@@ -124,6 +154,13 @@ class Move:
     held: bool
     in_state_s: float
     held_s: float
+    path: Path
+    stream: str
+    schema: str | None
+    paused: bool
+    finalize: bool
+    finalize_after_s: float | None
+    progress: Progress
 
     @property
     def epoch(self) -> int:
@@ -133,8 +170,9 @@ class Move:
     def snapshot(self, tries: Tries) -> Snapshot:
         """What the pure decision looks at; ``tries`` are counted by the executor."""
         return Snapshot(
-            self.state, self.cancel_requested, self.held, tries.failures, tries.silent, self.in_state_s, self.held_s
-        )
+            self.state, self.cancel_requested, self.held, tries.failures, tries.silent, self.in_state_s, self.held_s,
+            self.path, self.progress.stream(), self.paused, self.finalize,
+        )  # fmt: skip
 
 
 @dataclass(frozen=True, slots=True)
@@ -151,7 +189,16 @@ def _age(column: sa.Column[datetime]) -> sa.ColumnElement[float]:
     return sa.cast(sa.func.coalesce(seconds, 0), sa.Float)
 
 
-_SELECT: Final = sa.select(moves, _age(moves.c.state_at).label("in_state_s"), _age(moves.c.held_at).label("held_s"))
+# Asked for, or due: both by the database's clock, so that every leader sees the same.
+_FINALIZE: Final = moves.c.finalize_requested | sa.func.coalesce(
+    _age(moves.c.standby_at) >= moves.c.finalize_after_s, sa.false()
+)
+_SELECT: Final = sa.select(
+    moves,
+    _age(moves.c.state_at).label("in_state_s"),
+    _age(moves.c.held_at).label("held_s"),
+    _FINALIZE.label("finalize"),
+)
 
 
 def _move(row: sa.Row[Any]) -> Move:
@@ -180,6 +227,13 @@ def _move(row: sa.Row[Any]) -> Move:
         held=row.held_at is not None,
         in_state_s=row.in_state_s,
         held_s=row.held_s,
+        path=Path(row.path),
+        stream=row.stream or "",
+        schema=row.schema_revision,
+        paused=row.paused,
+        finalize=row.finalize,
+        finalize_after_s=row.finalize_after_s,
+        progress=msgspec.convert(row.progress, Progress),
     )
 
 
@@ -196,6 +250,11 @@ async def insert(
     target_epoch: int,
     actor: str,
     undoes: str | None = None,
+    path: Path = Path.SMALL,
+    stream: str | None = None,
+    schema: str | None = None,
+    finalize_after_s: float | None = None,
+    progress: Progress | None = None,
 ) -> None:
     """A planned move. The caller has marked the tenant as moving and given out ``target_epoch``."""
     await conn.execute(
@@ -211,6 +270,11 @@ async def insert(
             target_epoch=target_epoch,
             actor=actor,
             undoes=undoes,
+            path=path.value,
+            stream=stream,
+            schema_revision=schema,
+            finalize_after_s=finalize_after_s,
+            progress=msgspec.to_builtins(progress or Progress()),
         )
     )
     await add_step(conn, move_id, State.PLANNED, f"{kind} from {source} to {target}, asked for by {actor}")
@@ -281,6 +345,20 @@ async def advance(conn: AsyncConnection, move: Move, then: State, reason: str, *
     await add_step(conn, move.id, then, reason)
 
 
+async def set_progress(conn: AsyncConnection, move: Move, progress: Progress) -> None:
+    """Store how far the stream is; the state stays. A cancellation that was not seen yet is a change as well."""
+    query = (
+        moves.update()
+        .where(
+            moves.c.id == move.id, moves.c.state == move.state.value, moves.c.term == move.term,
+            moves.c.cancel_requested == move.cancel_requested,
+        )
+        .values(progress=msgspec.to_builtins(progress), updated_at=_NOW)
+    )  # fmt: skip
+    if (await conn.execute(query)).rowcount != 1:
+        raise StaleMoveError(move.id)
+
+
 async def note_failure(conn: AsyncConnection, move: Move, reason: str) -> None:
     """Count a failed try; the state stays."""
     query = (
@@ -302,14 +380,75 @@ async def request_cancel(conn: AsyncConnection, move_id: str) -> bool:
     return (await conn.execute(query)).rowcount == 1
 
 
+async def set_paused(conn: AsyncConnection, move_id: str, paused: bool) -> bool:
+    """Pause a move before its hold, or let it go on; False where it is past that. Its budgets start anew."""
+    query = (
+        moves.update()
+        .where(
+            moves.c.id == move_id, moves.c.state.in_(_values(PAUSABLE)), moves.c.cancel_requested.is_(False),
+            moves.c.paused != paused,
+        )
+        .values(paused=paused, state_at=_NOW, updated_at=_NOW)
+    )  # fmt: skip
+    changed = (await conn.execute(query.returning(moves.c.state))).scalar_one_or_none()
+    if changed is None:
+        return False
+    await add_step(conn, move_id, State(changed), "paused" if paused else "resumed")
+    return True
+
+
+async def request_finalize(conn: AsyncConnection, move_id: str) -> bool:
+    """Ask that the standby be given up; False where there is none."""
+    query = (
+        moves.update()
+        .where(moves.c.id == move_id, moves.c.state == State.STANDBY.value, moves.c.path == Path.LARGE.value)
+        .values(finalize_requested=True, updated_at=_NOW)
+    )
+    return (await conn.execute(query)).rowcount == 1
+
+
+async def begin_return(conn: AsyncConnection, move_id: str, by: str) -> bool:
+    """Let the standby wait for its rollback ``by``; False where it is none any more, or is being finalized."""
+    reason = f"is being rolled back by {by}"
+    query = (
+        moves.update()
+        .where(
+            moves.c.id == move_id, moves.c.state == State.STANDBY.value, moves.c.path == Path.LARGE.value,
+            moves.c.finalize_requested.is_(False),
+        )
+        .values(state=State.RETURNING.value, state_at=_NOW, updated_at=_NOW, reason=reason)
+    )  # fmt: skip
+    if (await conn.execute(query)).rowcount != 1:
+        return False
+    await add_step(conn, move_id, State.RETURNING, reason)
+    return True
+
+
+async def end_return(conn: AsyncConnection, move_id: str, by: str, reason: str) -> Move | None:
+    """The rollback ``by`` came to nothing: the move it would have undone is a standby again, and driven on."""
+    said = f"its rollback {by} came to nothing: {reason}"
+    query = (
+        moves.update()
+        .where(moves.c.id == move_id, moves.c.state == State.RETURNING.value)
+        .values(state=State.STANDBY.value, state_at=_NOW, updated_at=_NOW, reason=said)
+    )
+    if (await conn.execute(query)).rowcount != 1:
+        return None
+    await add_step(conn, move_id, State.STANDBY, said)
+    return await get(conn, move_id)
+
+
 async def mark_rolled_back(conn: AsyncConnection, move_id: str, by: str) -> None:
-    """The rollback ``by`` of a finished move is done."""
+    """The rollback ``by`` of a finished move, or of a standby, is done."""
     reason = f"rolled back by {by}"
     query = (
         moves.update()
-        .where(moves.c.id == move_id, moves.c.state == State.DONE.value)
-        .values(state=State.ROLLED_BACK.value, updated_at=_NOW, reason=reason)
-    )
+        .where(moves.c.id == move_id, moves.c.state.in_((State.DONE.value, State.RETURNING.value)))
+        .values(
+            state=State.ROLLED_BACK.value, updated_at=_NOW, reason=reason,
+            finished_at=sa.func.coalesce(moves.c.finished_at, _NOW),
+        )
+    )  # fmt: skip
     if (await conn.execute(query)).rowcount == 1:
         await add_step(conn, move_id, State.ROLLED_BACK, reason)
 

@@ -10,10 +10,12 @@
 """
 
 import asyncio
+import functools
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from typing import Any, Final
 
+import msgspec
 import sqlalchemy as sa
 import structlog
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
@@ -22,24 +24,26 @@ from contracts import problems, routes, transfer
 from contracts.ids import TenantId, tenant_of
 from contracts.names import Field
 from contracts.routes import RouteHint
-from contracts.transfer import Fence
-from control_plane import audit, move_store
-from control_plane.cell_client import CellAddress, CellClient, CellRefusedError, CellUnreachableError
+from control_plane import audit, large_moves, move_store
+from control_plane.cell_client import CellAddress, CellClient, CellError, CellRefusedError, CellUnreachableError
+from control_plane.large_moves import LargeMoves
 from control_plane.models import Tenant, cells, route_log, tenants
-from control_plane.move import TERMINAL, Action, Budgets, Do, Failure, State, Tries, decide, settle
+from control_plane.move import TERMINAL, UNFINISHED, Action, Budgets, Do, Failure, Path, State, Tries, decide, settle
 from control_plane.move_metrics import MoveMetrics
+from control_plane.move_progress import Progress
+from control_plane.move_run import Fences, Parties, Run, StreamLostError, VerificationError, confirm_active, differences
 from control_plane.move_store import Move, StaleMoveError
 from control_plane.routes import RouteLog, publish, route_of
 
 log = structlog.get_logger()
-
-FENCE_BLOCK: Final = 1000  # fences reserved at once, so that a command inside the hold needs no commit of its own
 
 Boundary = Callable[[str], Awaitable[None]]
 
 # The log event of each state once it is committed.
 _PAST: Final = {
     State.PREPARING: "began",
+    State.COPYING: "copying_began",
+    State.CATCHING_UP: "catching_up_began",
     State.HOLDING: "held",
     State.FROZEN: "frozen",
     State.SWITCHING: "decided",
@@ -66,48 +70,6 @@ class Tuning:
     hard_ms: int = 500  # then the lock; transactions that hold it longer are cancelled
 
 
-@dataclass(frozen=True, slots=True)
-class Parties:
-    """Who a move is about, as commands name them."""
-
-    tenant: TenantId
-    source: CellAddress
-    target: CellAddress
-
-
-class VerificationError(Exception):
-    """Both sides answered, and what they hold or say is not what the move needs. Trying again does not help."""
-
-
-class Fences:
-    """Fences of one move under one term, reserved in blocks; see `routes.next_fence` for the single ones."""
-
-    def __init__(self, engine: AsyncEngine, move: Move) -> None:
-        self._engine = engine
-        self._move = move
-        self._next = self._end = 0
-
-    async def take(self) -> Fence:
-        """A fence above every one given out before for this tenant; `StaleMoveError` under a newer term."""
-        if self._next == self._end:
-            await self._reserve()
-        self._next += 1
-        return Fence(self._move.term, self._next - 1, self._move.id)
-
-    async def _reserve(self) -> None:
-        query = (
-            tenants.update()
-            .where(tenants.c.number == self._move.tenant, tenants.c.fence_term <= self._move.term)
-            .values(fence_term=self._move.term, fence_seq=tenants.c.fence_seq + FENCE_BLOCK)
-            .returning(tenants.c.fence_seq)
-        )
-        async with self._engine.begin() as conn:
-            high = (await conn.execute(query)).scalar_one_or_none()
-        if high is None:
-            raise StaleMoveError(self._move.id)
-        self._next, self._end = high - FENCE_BLOCK + 1, high + 1
-
-
 class Mover:
     """Drives one move to its end. Safe to use for several moves at once."""
 
@@ -131,48 +93,55 @@ class Mover:
         self._hint_key = hint_key
         self._metrics = metrics
         self._budgets = budgets or Budgets()
+        self._large = LargeMoves(client, hint_key, self._budgets)
         self._tuning = tuning or Tuning()
         self._on_boundary = on_boundary
         self._sleep = sleep
 
     async def drive(self, move_id: str, term: int) -> Move:
-        """Carry a move on, from wherever it stands, to a terminal state.
+        """Carry a move on, from wherever it stands, until it is over or waits for its rollback.
 
         `StaleMoveError` when a newer leader has it; database errors pass through. After either, driving again
         continues where this stopped.
         """
         async with self._engine.begin() as conn:
             move = await move_store.adopt(conn, move_id, term)
-        fences = Fences(self._engine, move)
-        await fences.take()  # the first block, before any hold begins
-        parties = await self._parties(move)
+        run = Run(await self._parties(move), Fences(self._engine, move), term)
+        await run.fences.take()  # the first block, before any hold begins
         tries = Tries()
-        while move.state not in TERMINAL:
+        while move.state in UNFINISHED:
             before = move
-            tries = await self._step_or_reread(move, parties, fences, tries)
+            tries = await self._step_or_reread(move, run, tries)
             move = await self._read(move.id)
             if move.state is not before.state:
                 self._observe(move)
                 await self._on_boundary(move.state.value)
             elif tries.failures:
-                parties = await self._parties(move)  # a cell that came back may listen elsewhere
+                run.at = await self._parties(move)  # a cell that came back may listen elsewhere
+        if move.state in (State.FAILED, State.CANCELLED) and move.path is Path.LARGE:
+            await self._large.close_if_possible(move, run, self._budgets.command_s)
         return move
 
-    async def _step_or_reread(self, move: Move, parties: Parties, fences: Fences, tries: Tries) -> Tries:
+    async def _step_or_reread(self, move: Move, run: Run, tries: Tries) -> Tries:
         try:
-            return await self._step(move, parties, fences, tries)
+            return await self._step(move, run, tries)
         except StaleMoveError:
+            run.flow.broken()
             again = await self._read(move.id)
             if again.term != move.term or (again.state, again.cancel_requested) == (move.state, move.cancel_requested):
                 raise
-            return tries  # a cancellation came first: decide anew
+            return tries  # a cancellation, or a rollback, came first: decide anew
 
-    async def _step(self, move: Move, parties: Parties, fences: Fences, tries: Tries) -> Tries:
+    async def _step(self, move: Move, run: Run, tries: Tries) -> Tries:
         snapshot = move.snapshot(tries)
         action = decide(snapshot, self._budgets)
+        if action.do is Do.WAIT:
+            await self._sleep(action.wait_s)
+            return Tries()
         try:
-            facts = await self._perform(action, move, parties, fences)
-        except (CellRefusedError, CellUnreachableError, VerificationError, TimeoutError) as e:
+            facts = await self._perform(action, move, run)
+        except (CellError, VerificationError, StreamLostError, TimeoutError) as e:
+            run.flow.broken()
             failure = _failure(e, move)
             verdict = settle(snapshot, action, failure, self._budgets)
             return await self._after_failure(move, verdict, tries.after(failure))
@@ -180,6 +149,9 @@ class Mover:
         return Tries()
 
     async def _after_failure(self, move: Move, verdict: Action, tries: Tries) -> Tries:
+        if verdict.do is Do.DEGRADE:
+            await self._degrade(move, verdict.reason)
+            return Tries()
         if verdict.then is not move.state:
             await self._commit(move, verdict.then, verdict.reason, {})
             return Tries()
@@ -197,10 +169,39 @@ class Mover:
         await self._sleep(verdict.wait_s)
         return tries
 
+    async def _degrade(self, move: Move, reason: str) -> None:
+        """The way back is lost: said once, loudly; the healthy cell keeps nothing for it (rule 10)."""
+        log.error("move_way_back_lost", **_fields(move), reason=reason)
+        async with self._engine.begin() as conn:
+            await move_store.set_progress(conn, move, msgspec.structs.replace(move.progress, lost=reason))
+            await move_store.add_step(conn, move.id, move.state, reason)
+            await audit.record(conn, audit.CONTROL_PLANE, "move_way_back_lost", f"move:{move.id}", reason=reason)
+
     # -- actions ------------------------------------------------------------------------------------------------
 
-    async def _perform(self, action: Action, move: Move, parties: Parties, fences: Fences) -> dict[str, Any]:
+    async def _perform(self, action: Action, move: Move, run: Run) -> dict[str, Any]:
         """Do what was decided, within its budget; what is learnt is stored with the commit."""
+        async with asyncio.timeout(action.budget_s or None):
+            match action.do:
+                case Do.SNAPSHOT:
+                    return await self._large.snapshot(move, run, action.budget_s, functools.partial(self._save, move))
+                case Do.FOLLOW:
+                    return await self._large.follow(move, run, action.budget_s)
+                case Do.VERIFY:
+                    return await self._large.verify(move, run, action.budget_s)
+                case Do.OPEN_BACK:
+                    return await self._large.open_back(move, run)
+                case Do.DRAIN:
+                    return await self._large.drain(move, run, action.budget_s)
+                case Do.STAND_BY:
+                    return await self._large.stand_by(move, run, action.budget_s)
+                case Do.FLOW_BACK:
+                    return await self._large.flow_back(move, run)
+                case _:
+                    return await self._perform_small(action, move, run)
+
+    async def _perform_small(self, action: Action, move: Move, run: Run) -> dict[str, Any]:
+        """The steps that every move has, and the copy of a small one."""
         work = {
             Do.PREPARE: self._prepare,
             Do.FREEZE: self._freeze,
@@ -211,86 +212,92 @@ class Mover:
             Do.ABORT: self._abort,
             Do.RESTORE: self._restore,
         }.get(action.do)
-        if work is None:
-            return {}
-        async with asyncio.timeout(action.budget_s):
-            return await work(move, parties, fences, action.budget_s)
+        return {} if work is None else await work(move, run, action.budget_s)
 
-    async def _prepare(self, move: Move, at: Parties, fences: Fences, budget_s: float) -> dict[str, Any]:
-        source, target = await asyncio.gather(self._client.info(at.source), self._client.info(at.target))
+    async def _prepare(self, move: Move, run: Run, budget_s: float) -> dict[str, Any]:
+        source, target = await asyncio.gather(self._client.info(run.at.source), self._client.info(run.at.target))
         if source.schema != target.schema:
             raise VerificationError(
-                f"schema revisions differ: {at.source.name} has {source.schema}, {at.target.name} {target.schema}"
+                f"schema revisions differ: {source.cell} has {source.schema}, {target.cell} {target.schema}"
             )
         command = transfer.Prepare(source.schema, move.target_epoch)
-        await self._client.prepare(at.target, at.tenant, await fences.take(), command, budget_s=budget_s)
-        return {}
+        await self._client.prepare(run.at.target, run.at.tenant, await run.fences.take(), command, budget_s=budget_s)
+        return {"schema_revision": source.schema}
 
-    async def _freeze(self, move: Move, at: Parties, fences: Fences, budget_s: float) -> dict[str, Any]:
-        revision = await self._revision_of(at.tenant)
+    async def _freeze(self, move: Move, run: Run, budget_s: float) -> dict[str, Any]:
+        revision = await self._revision_of(run.at.tenant)
         lagging = await self._routes.wait_applied(revision, min(self._tuning.routers_s, budget_s))
         if lagging:
             log.info("routers_lagged", **_fields(move), revision=revision, routers=lagging)
-        command = transfer.Freeze(self._tuning.soft_ms, self._tuning.hard_ms)
-        frozen = await self._client.freeze(at.source, at.tenant, await fences.take(), command, budget_s=budget_s)
+        ends = (move.stream, large_moves.freeze_marker(move)) if move.path is not Path.SMALL else ("", "")
+        command = transfer.Freeze(self._tuning.soft_ms, self._tuning.hard_ms, *ends)
+        frozen = await self._client.freeze(
+            run.at.source, run.at.tenant, await run.fences.take(), command, budget_s=budget_s
+        )
         if frozen.epoch != move.source_epoch:
-            raise VerificationError(f"{at.source.name} has epoch {frozen.epoch}, expected {move.source_epoch}")
+            raise VerificationError(f"{run.at.source.name} has epoch {frozen.epoch}, expected {move.source_epoch}")
+        run.flow.unbroken = True
         log.info("move_source_froze", **_fields(move), drained_ms=frozen.drained_ms, cancelled=frozen.cancelled)
         return {}
 
-    async def _copy(self, move: Move, at: Parties, fences: Fences, budget_s: float) -> dict[str, Any]:
-        outgoing, incoming, compared = [await fences.take() for _ in range(3)]
-        async with self._client.export(at.source, at.tenant, outgoing, budget_s=budget_s) as rows:
+    async def _copy(self, move: Move, run: Run, budget_s: float) -> dict[str, Any]:
+        outgoing, incoming, compared = [await run.fences.take() for _ in range(3)]
+        async with self._client.export(run.at.source, run.at.tenant, outgoing, budget_s=budget_s) as rows:
             # The export has begun, so a later fence does not stop it: the source reads twice at the same time.
-            comparing = asyncio.create_task(self._client.checksum(at.source, at.tenant, compared, budget_s=budget_s))
+            comparing = asyncio.create_task(
+                self._client.checksum(run.at.source, run.at.tenant, compared, budget_s=budget_s)
+            )
             try:
-                done = await self._client.import_rows(at.target, at.tenant, incoming, rows, budget_s=budget_s)
-                theirs = await self._client.checksum(at.target, at.tenant, await fences.take(), budget_s=budget_s)
+                done = await self._client.import_rows(run.at.target, run.at.tenant, incoming, rows, budget_s=budget_s)
+                theirs = await self._client.checksum(
+                    run.at.target, run.at.tenant, await run.fences.take(), budget_s=budget_s
+                )
                 ours = await comparing
             finally:
                 comparing.cancel()
                 await asyncio.gather(comparing, return_exceptions=True)
         if ours != theirs:
-            raise VerificationError(f"the copy differs in {_differences(ours, theirs)}")
+            raise VerificationError(f"the copy differs in {differences(ours, theirs)}")
         return {"rows": done.rows, "bytes": done.bytes}
 
-    async def _activate(self, move: Move, at: Parties, fences: Fences, budget_s: float) -> dict[str, Any]:
-        fence = await fences.take()
-        await self._client.activate(at.target, at.tenant, fence, move.target_epoch, budget_s=budget_s)
+    async def _activate(self, move: Move, run: Run, budget_s: float) -> dict[str, Any]:
+        fence = await run.fences.take()
+        await self._client.activate(run.at.target, run.at.tenant, fence, move.target_epoch, budget_s=budget_s)
         return {}
 
-    async def _retire(self, move: Move, at: Parties, fences: Fences, budget_s: float) -> dict[str, Any]:
-        hint = RouteHint(at.tenant, at.target.name, move.target_epoch).signed(self._hint_key)
-        await self._client.release(at.source, at.tenant, await fences.take(), hint, budget_s=budget_s)
-        status = await self._client.status(at.target, at.tenant, budget_s=budget_s)
-        if status is None or status.state != "active" or status.epoch < move.target_epoch:
-            raise VerificationError(f"{at.target.name} does not confirm the tenant as active: {_said(status)}")
+    async def _retire(self, move: Move, run: Run, budget_s: float) -> dict[str, Any]:
+        hint = RouteHint(run.at.tenant, run.at.target.name, move.target_epoch).signed(self._hint_key)
+        await self._client.release(run.at.source, run.at.tenant, await run.fences.take(), hint, budget_s=budget_s)
+        await confirm_active(self._client, move, run, budget_s)
         return {}
 
-    async def _purge(self, _move: Move, at: Parties, fences: Fences, budget_s: float) -> dict[str, Any]:
-        await self._client.purge(at.source, at.tenant, await fences.take(), budget_s=budget_s)
+    async def _purge(self, move: Move, run: Run, budget_s: float) -> dict[str, Any]:
+        if move.path is not Path.SMALL:
+            await self._large.close(move, run, budget_s)
+        await self._client.purge(run.at.source, run.at.tenant, await run.fences.take(), budget_s=budget_s)
         return {}
 
-    async def _abort(self, move: Move, at: Parties, fences: Fences, budget_s: float) -> dict[str, Any]:
-        await self._client.abort(at.target, at.tenant, await fences.take(), move.epoch, budget_s=budget_s)
+    async def _abort(self, move: Move, run: Run, budget_s: float) -> dict[str, Any]:
+        await self._client.abort(run.at.target, run.at.tenant, await run.fences.take(), move.epoch, budget_s=budget_s)
         return {}
 
-    async def _restore(self, move: Move, at: Parties, fences: Fences, budget_s: float) -> dict[str, Any]:
-        try:
-            await self._client.restore(at.source, at.tenant, await fences.take(), move.epoch, budget_s=budget_s)
-        except CellRefusedError as e:
-            if e.slug != problems.WRONG_STATE.slug:
-                raise
-            # The freeze never reached it. It may still be under way, so it is overtaken by one of our own.
-            command = transfer.Freeze(0, self._tuning.hard_ms)
-            await self._client.freeze(at.source, at.tenant, await fences.take(), command, budget_s=budget_s)
-            await self._client.restore(at.source, at.tenant, await fences.take(), move.epoch, budget_s=budget_s)
+    async def _restore(self, move: Move, run: Run, budget_s: float) -> dict[str, Any]:
+        """Also where no freeze ever took it: arriving, this command overtakes a freeze that is still under way."""
+        fence = await run.fences.take()
+        await self._client.restore(run.at.source, run.at.tenant, fence, move.epoch, budget_s=budget_s)
         return {}
 
     # -- commits ------------------------------------------------------------------------------------------------
 
     async def _commit(self, move: Move, then: State, reason: str, facts: dict[str, Any]) -> None:
         """Make ``then`` true: the move's state and, where it changes, the tenant's home, epoch and route."""
+        progress: Progress | None = facts.pop("progress", None)
+        if then is move.state:
+            if progress is not None:
+                await self._save(move, progress)
+            return
+        if progress is not None:
+            facts["progress"] = msgspec.to_builtins(progress)
         async with self._engine.begin() as conn:
             query = sa.select(tenants).where(tenants.c.number == move.tenant).with_for_update()
             tenant = Tenant.of((await conn.execute(query)).one())
@@ -299,23 +306,30 @@ class Mover:
                 facts["held_at"] = move_store.NOW
             elif then is State.STANDBY or given_back:
                 facts["hold_ms"] = move_store.HOLD_MS
+                if then is State.STANDBY:
+                    facts["standby_at"] = move_store.NOW
             elif then is State.ABORTING:
                 facts["restore_epoch"] = tenant.epoch_high + 1
                 await _update_tenant(conn, tenant, epoch_high=tenant.epoch_high + 1)
             await move_store.advance(conn, move, then, reason, **facts)
-            if then is State.DONE and move.undoes is not None:
-                await move_store.mark_rolled_back(conn, move.undoes, move.id)
+            marks: dict[str, Any] = {"move_id": None, "move_target": None}
+            if move.undoes is not None and then in TERMINAL:
+                marks = await _settle_undone(conn, move, then, reason) or marks
             if then is State.STANDBY:
                 tenant = await _update_tenant(conn, tenant, cell=move.target, epoch=move.target_epoch)
             elif given_back:
                 tenant = await _update_tenant(conn, tenant, epoch=move.epoch)
             if then in TERMINAL:
                 await audit.record(conn, audit.CONTROL_PLANE, f"move_{_PAST[then]}", f"move:{move.id}", reason=reason)
-                tenant = await _update_tenant(conn, tenant, move_id=None, move_target=None)
+                tenant = await _update_tenant(conn, tenant, **marks)
             if then in (State.HOLDING, State.STANDBY) or given_back:
                 await publish(conn, [route_of(tenant, _route_state(tenant, then))])
         level = log.warning if then in (State.ABORTING, State.FAILED) else log.info
         level(f"move_{_PAST[then]}", **_fields(move), reason=reason)
+
+    async def _save(self, move: Move, progress: Progress) -> None:
+        async with self._engine.begin() as conn:
+            await move_store.set_progress(conn, move, progress)
 
     def _observe(self, move: Move) -> None:
         if move.state is State.STANDBY and move.hold_ms is not None:
@@ -343,6 +357,16 @@ class Mover:
             return int((await conn.execute(query)).scalar_one())
 
 
+async def _settle_undone(conn: AsyncConnection, move: Move, then: State, reason: str) -> dict[str, Any] | None:
+    """The move that this one undoes is rolled back, or, where it was a standby and stays one, has its tenant again."""
+    assert move.undoes is not None
+    if then is State.DONE:
+        await move_store.mark_rolled_back(conn, move.undoes, move.id)
+        return None
+    standby = await move_store.end_return(conn, move.undoes, move.id, reason)
+    return None if standby is None else {"move_id": standby.id, "move_target": standby.target}
+
+
 async def _update_tenant(conn: AsyncConnection, tenant: Tenant, **values: Any) -> Tenant:
     query = tenants.update().where(tenants.c.number == tenant.number).values(updated_at=sa.func.now(), **values)
     return Tenant.of((await conn.execute(query.returning(tenants))).one())
@@ -358,20 +382,14 @@ def _failure(error: Exception, move: Move) -> Failure:
     if isinstance(error, CellRefusedError):
         if error.slug == problems.FENCED.slug:
             raise StaleMoveError(move.id) from error
-        return Failure(str(error), retry=False)
+        # Before the hold a tenant that does not come to rest may do so later, and a copy can be begun anew.
+        waits = error.slug == problems.FREEZE_BUSY.slug and move.state is State.CATCHING_UP
+        lost = large_moves.lost(error)
+        return Failure(str(error), retry=waits or (lost and move.state is State.COPYING), lost=lost)
     if isinstance(error, TimeoutError):
         return Failure("not done within its budget", retry=True, silent=True)
     silent = isinstance(error, CellUnreachableError)
-    return Failure(str(error), retry=silent, silent=silent)
-
-
-def _differences(ours: transfer.Checksum, theirs: transfer.Checksum) -> str:
-    names = sorted(ours.tables.keys() | theirs.tables.keys())
-    return ", ".join(name for name in names if ours.tables.get(name) != theirs.tables.get(name))
-
-
-def _said(status: transfer.TenantStatus | None) -> str:
-    return "it does not know the tenant" if status is None else f"{status.state} at epoch {status.epoch}"
+    return Failure(str(error), retry=silent, silent=silent, lost=large_moves.lost(error))
 
 
 def _fields(move: Move) -> dict[str, Any]:

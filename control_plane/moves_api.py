@@ -24,14 +24,20 @@ async def start_move(
     data: JSONBody[StartMove], moves: NamedDependency[Moves], actor: NamedDependency[Actor]
 ) -> MoveView:
     """Plan it; the leader carries it out."""
-    return _full(await moves.start(data.tenant, data.to, actor))
+    history = await moves.start(
+        data.tenant, data.to, actor, standby=data.standby, finalize_after_s=data.finalize_after_s
+    )
+    return _full(history)
 
 
 @post("/estimate", opt={"access": "viewer"}, status_code=200, summary="What would a move be like?")
 async def estimate_move(data: JSONBody[StartMove], moves: NamedDependency[Moves]) -> EstimateView:
     """A dry run: the same refusals as the real one, and how long routers would hold."""
-    e = await moves.estimate(data.tenant, data.to)
-    return EstimateView(e.tenant, e.slug, e.source, e.target, e.rows, e.hold_ms)
+    e = await moves.estimate(data.tenant, data.to, standby=data.standby)
+    w = e.weight
+    return EstimateView(
+        e.tenant, e.slug, e.source, e.target, w.rows, e.hold_ms, e.path, w.bytes, w.blobs, w.blob_bytes, e.copy_s
+    )
 
 
 @get("/", opt={"access": "viewer"}, summary="List moves, newest first")
@@ -57,7 +63,27 @@ async def cancel_move(move_id: FromPath[str], moves: NamedDependency[Moves], act
     return _full(await moves.cancel(move_id, actor))
 
 
-@post("/{move_id:str}/rollback", opt={"access": "operator"}, summary="Roll a finished move back")
+@post("/{move_id:str}/pause", opt={"access": "operator"}, status_code=200, summary="Pause a move")
+async def pause_move(move_id: FromPath[str], moves: NamedDependency[Moves], actor: NamedDependency[Actor]) -> MoveView:
+    """Possible before the hold; what is copied is kept up to date."""
+    return _full(await moves.pause(move_id, actor))
+
+
+@post("/{move_id:str}/resume", opt={"access": "operator"}, status_code=200, summary="Let a paused move go on")
+async def resume_move(move_id: FromPath[str], moves: NamedDependency[Moves], actor: NamedDependency[Actor]) -> MoveView:
+    """From where it is."""
+    return _full(await moves.resume(move_id, actor))
+
+
+@post("/{move_id:str}/finalize", opt={"access": "operator"}, status_code=200, summary="Give the standby of a move up")
+async def finalize_move(
+    move_id: FromPath[str], moves: NamedDependency[Moves], actor: NamedDependency[Actor]
+) -> MoveView:
+    """The source's copy is purged."""
+    return _full(await moves.finalize(move_id, actor))
+
+
+@post("/{move_id:str}/rollback", opt={"access": "operator"}, summary="Roll a move back")
 async def rollback_move(
     move_id: FromPath[str], moves: NamedDependency[Moves], actor: NamedDependency[Actor]
 ) -> MoveView:
@@ -67,6 +93,9 @@ async def rollback_move(
 
 moves_router = Router(
     path="/v1/moves",
-    route_handlers=[start_move, estimate_move, list_moves, show_move, cancel_move, rollback_move],
+    route_handlers=[
+        start_move, estimate_move, list_moves, show_move, cancel_move, pause_move, resume_move, finalize_move,
+        rollback_move,
+    ],
     tags=["moves"],
-)
+)  # fmt: skip

@@ -23,7 +23,7 @@ from control_plane import audit
 from control_plane.cell_client import CellClient, CellError
 from control_plane.cells import fleet_of
 from control_plane.models import Tenant, route_cursor, route_log, routers, tenants
-from control_plane.move import UNFINISHED, State
+from control_plane.move import UNFINISHED, WAITING, State
 from control_plane.move_store import leader, moves
 from control_plane.routes import next_fence, publish, route_of
 from control_plane.seed import new_log_id, plan_records
@@ -206,12 +206,13 @@ async def _write(conn: AsyncConnection, tenant: Tenant, adopted: Adopted) -> Non
     }
     if adopted.ends_move:
         changed |= {"move_id": None, "move_target": None}
-        await conn.execute(
+        await conn.execute(  # with a rollback also the standby that waits for it
             sa.update(moves)
-            .where(moves.c.id == tenant.move_id, moves.c.state.in_([s.value for s in UNFINISHED]))
+            .where(moves.c.tenant == tenant.number, moves.c.state.in_([s.value for s in UNFINISHED | WAITING]))
             .values(
                 state=State.FAILED.value,
                 reason=f"the control plane was restored: {adopted.reason}",
+                finalize_requested=False,
                 finished_at=sa.func.clock_timestamp(),
             )
         )

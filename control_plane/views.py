@@ -11,6 +11,7 @@ from contracts.routes import CellState
 if TYPE_CHECKING:  # the command line reads these views too, and should not wait for the database's libraries
     from control_plane.cells import Cell
     from control_plane.models import Tenant
+    from control_plane.move_progress import Progress
     from control_plane.move_store import Move, Step
 
 Limit = Annotated[int, msgspec.Meta(ge=1, le=500)]
@@ -47,7 +48,7 @@ class SignedUp(msgspec.Struct, frozen=True, omit_defaults=True):
 
 
 class TenantView(msgspec.Struct, frozen=True):
-    """A tenant. ``move`` is the running move's id."""
+    """A tenant. ``move`` is the running move's id, ``pinned_to`` the cell that it is kept in."""
 
     id: str
     slug: str
@@ -60,13 +61,14 @@ class TenantView(msgspec.Struct, frozen=True):
     hosts: tuple[str, ...]
     move: str | None
     created_at: datetime
+    pinned_to: str | None = None
 
     @classmethod
     def of(cls, t: "Tenant") -> "TenantView":
         """From the row."""
         return cls(
             ids.tenant_of(t.number), t.slug, t.name, t.cell, t.epoch, t.state, t.plan, t.region, t.hosts, t.move_id,
-            t.created_at,
+            t.created_at, t.pinned_to,
         )  # fmt: skip
 
 
@@ -226,10 +228,16 @@ class Noted(msgspec.Struct, frozen=True):
 
 
 class StartMove(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """``tenant`` is an id or a slug, ``to`` a cell."""
+    """``tenant`` is an id or a slug, ``to`` a cell.
+
+    ``standby``: keep the source following after the switch, also where the tenant is small. ``finalize_after_s``: give
+    a standby up by itself so long after the switch.
+    """
 
     tenant: str
     to: str
+    standby: bool = False
+    finalize_after_s: Annotated[float, msgspec.Meta(ge=0, le=30 * 86_400)] | None = None
 
 
 class StepView(msgspec.Struct, frozen=True):
@@ -238,6 +246,37 @@ class StepView(msgspec.Struct, frozen=True):
     state: str
     at: datetime
     detail: str
+
+
+class ProgressView(msgspec.Struct, frozen=True):
+    """How far the stream of a large move is. Rates and ``eta_s`` are of the copy; lags are bytes of a log."""
+
+    rows: int
+    rows_expected: int
+    bytes: int
+    bytes_expected: int
+    rows_per_s: float
+    bytes_per_s: float
+    eta_s: float | None
+    copies: int
+    blobs: int
+    comparisons: int
+    changes: int
+    lag_bytes: int | None
+    to_compare: int
+    way_back: str  # none, open, following, or lost and why
+    changes_back: int
+    lag_back_bytes: int | None
+
+    @classmethod
+    def of(cls, p: "Progress") -> "ProgressView":
+        """From the stored progress."""
+        way_back = "following" if p.standing else "open" if p.back_position is not None else "none"
+        return cls(
+            p.rows_so_far, p.rows_expected, p.copied_bytes, p.bytes_expected, round(p.rows_per_s, 1),
+            round(p.bytes_per_s, 1), p.eta_s, p.copies, p.blobs, p.verified, p.changes, p.lag_bytes, p.touched,
+            f"lost: {p.lost}" if p.lost else way_back, p.changes_back, p.lag_back_bytes,
+        )  # fmt: skip
 
 
 class MoveView(msgspec.Struct, frozen=True):
@@ -260,6 +299,12 @@ class MoveView(msgspec.Struct, frozen=True):
     updated_at: datetime
     finished_at: datetime | None
     steps: list[StepView]
+    path: str = "small"
+    paused: bool = False
+    finalizing: bool = False
+    finalize_after_s: float | None = None
+    schema: str | None = None
+    progress: ProgressView | None = None  # of moves that are not small
 
     @classmethod
     def of(cls, move: "Move", steps: "list[Step]") -> "MoveView":
@@ -282,6 +327,12 @@ class MoveView(msgspec.Struct, frozen=True):
             updated_at=move.updated_at,
             finished_at=move.finished_at,
             steps=[StepView(step.state, step.at, step.detail) for step in steps],
+            path=move.path,
+            paused=move.paused,
+            finalizing=move.finalize,
+            finalize_after_s=move.finalize_after_s,
+            schema=move.schema,
+            progress=None if move.path == "small" else ProgressView.of(move.progress),
         )
 
 
@@ -300,3 +351,8 @@ class EstimateView(msgspec.Struct, frozen=True):
     target: str
     rows: int
     hold_ms: float
+    path: str = "small"
+    bytes: int = 0
+    blobs: int = 0
+    blob_bytes: int = 0
+    copy_s: float = 0.0

@@ -14,7 +14,7 @@ import sqlalchemy as sa
 from prometheus_client import CollectorRegistry
 from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
 
-from contracts import routes
+from contracts import routes, transfer
 from contracts.ids import tenant_of
 from control_plane.auth import Actor
 from control_plane.cell_client import CellClient
@@ -90,6 +90,7 @@ class World:
         self.number = next(_numbers)
         self.id = tenant_of(self.number)
         self.slug = f"tenant-{self.number}"
+        self.rows = list(ROWS)  # every write that was acknowledged
 
     async def begin(self) -> None:
         self.source.tenants[self.id] = Row("active", 1, rows=list(ROWS))
@@ -126,8 +127,12 @@ class World:
     def reconciler(self) -> Reconciler:
         return Reconciler(self.engine, self.client, HINT_KEY)
 
-    async def start(self, to: str = TARGET) -> str:
-        return (await self.moves.start(self.slug, to, OPERATOR)).move.id
+    async def start(self, to: str = TARGET, *, standby: bool = False, finalize_after_s: float | None = None) -> str:
+        if standby:
+            for cell in self.fleet.cells.values():
+                cell.weight = transfer.Preflight(len(ROWS), 1000, 0, 0)
+        history = await self.moves.start(self.slug, to, OPERATOR, standby=standby, finalize_after_s=finalize_after_s)
+        return history.move.id
 
     async def move(self, move_id: str) -> Move:
         return (await self.moves.one(move_id)).move
@@ -143,14 +148,26 @@ class World:
             lines = (await conn.execute(query.order_by(route_log.c.revision))).scalars().all()
         return [r for r in map(routes.decode_line, (line.encode() for line in lines)) if isinstance(r, routes.Route)]
 
+    def write(self) -> None:
+        """A user's write, where the tenant is served at the moment."""
+        for name, _epoch in self.fleet.owners(self.id):
+            line = f"order {len(self.rows)}".encode()
+            self.fleet.cells[name].write(self.id, line)
+            self.rows.append(line)
+
+    def streams(self) -> list[str]:
+        """What is left of any stream, anywhere."""
+        return [s.stream for cell in self.fleet.cells.values() for s in cell.statuses()]
+
     async def assert_settled(self, home: str) -> None:
         """One owner, which is where the control plane and the newest route say, and nothing left elsewhere."""
+        assert self.streams() == []
         tenant = await self.tenant()
         route = (await self.published())[-1]
         assert self.fleet.owners(self.id) == [(home, tenant.epoch)]
         assert (route.cell, route.epoch, route.state) == (home, tenant.epoch, "active")
         assert (tenant.cell, tenant.move_id, tenant.move_target) == (home, None, None)
-        assert self.fleet.cells[home].tenants[self.id].rows == ROWS
+        assert sorted(self.fleet.cells[home].tenants[self.id].rows) == sorted(self.rows)
         for name, cell in self.fleet.cells.items():
             left = cell.tenants.get(self.id)
             assert name == home or left is None or (left.state in ("gone", "aborted") and not left.rows)

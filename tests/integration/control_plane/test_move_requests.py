@@ -9,7 +9,7 @@ from contracts.problems import ProblemError
 from control_plane.cell_client import CellUnreachableError
 from control_plane.models import cells, tenants
 from control_plane.move import State
-from control_plane.move_service import SMALL_ROWS
+from control_plane.move_estimate import SMALL_ROWS
 from tests.integration.control_plane.mover_world import OPERATOR, SOURCE, TARGET, World
 
 
@@ -148,3 +148,36 @@ async def test_epochs_of_repeated_moves_rise_and_are_never_used_twice(world: Wor
         epochs.append(move.epoch)
     assert epochs == [2, 3, 4]
     await world.assert_settled(TARGET)
+
+
+async def test_pausing_twice_and_resuming_twice_change_nothing(world: World) -> None:
+    move_id = await world.start()
+    for _ in range(2):
+        assert (await world.moves.pause(move_id, OPERATOR)).move.paused
+    for _ in range(2):
+        assert not (await world.moves.resume(move_id, OPERATOR)).move.paused
+    details = [step.detail for step in (await world.moves.one(move_id)).steps]
+    assert details[1:] == ["paused", "resumed"]
+
+
+async def test_a_move_past_its_hold_cannot_be_paused_and_a_small_one_not_finalized(world: World) -> None:
+    move_id = await world.start()
+    await world.mover().drive(move_id, term=1)
+    for ask in (world.moves.pause, world.moves.resume, world.moves.finalize):
+        with pytest.raises(ProblemError, match="done") as refused:
+            await ask(move_id, OPERATOR)
+        assert refused.value.problem.slug == "conflict"
+
+
+async def test_a_cancelled_move_cannot_be_paused(world: World) -> None:
+    move_id = await world.start()
+    await world.moves.cancel(move_id, OPERATOR)
+    with pytest.raises(ProblemError, match="being cancelled"):
+        await world.moves.pause(move_id, OPERATOR)
+    assert (await world.mover().drive(move_id, term=1)).state is State.CANCELLED
+
+
+async def test_a_standby_is_wanted_of_a_cell_that_cannot_follow(world: World) -> None:
+    with pytest.raises(ProblemError, match="no standby"):
+        await world.moves.start(world.slug, TARGET, OPERATOR, standby=True)
+    assert await world.moves.all(None, world.slug, 10) == []

@@ -1,5 +1,7 @@
 """The decisions of a move, one by one: what is next, why, and where a failure leads."""
 
+from dataclasses import replace
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -8,14 +10,17 @@ from control_plane.move import (
     DECIDED,
     GOING_BACK,
     LEGAL,
-    TERMINAL,
+    PAUSABLE,
     UNDECIDED,
+    UNFINISHED,
     Action,
     Budgets,
     Do,
     Failure,
+    Path,
     Snapshot,
     State,
+    Stream,
     check,
     decide,
     settle,
@@ -30,23 +35,44 @@ snapshots = st.builds(
     failures=st.integers(0, 100),
     in_state_s=st.floats(0, 100),
     held_s=st.floats(0, 100),
+    path=st.sampled_from(Path),
+    stream=st.builds(
+        Stream,
+        lag_bytes=st.none() | st.integers(0, 1 << 40),
+        verified=st.integers(0, 20),
+        touched=st.integers(0, 100_000),
+        back_open=st.booleans(),
+        standing=st.booleans(),
+        lost=st.booleans(),
+        copies=st.integers(0, 5),
+    ),
+    paused=st.booleans(),
+    finalize=st.booleans(),
 )
-failures = st.builds(Failure, reason=st.just("it broke"), retry=st.booleans())
+failures = st.builds(Failure, reason=st.just("it broke"), retry=st.booleans(), lost=st.booleans())
 
 
 @given(snapshots)
 def test_every_snapshot_has_one_legal_next_step_with_a_reason(s: Snapshot) -> None:
     action = decide(s, BUDGETS)
     assert action.reason
-    if s.state in TERMINAL:
+    if s.state not in UNFINISHED:
         assert (action.do, action.then) == (Do.NOTHING, s.state)
-    else:
+    elif action.then is not s.state:
         check(s.state, action.then)
 
 
 @given(snapshots, failures)
+def test_a_failure_leads_nowhere_that_the_table_does_not_allow(s: Snapshot, failure: Failure) -> None:
+    if s.state in UNFINISHED - {State.PLANNED}:  # which does nothing that could fail
+        verdict = settle(s, decide(s, BUDGETS), failure, BUDGETS)
+        if verdict.then is not s.state:
+            check(s.state, verdict.then)
+
+
+@given(snapshots, failures)
 def test_a_failure_after_the_decision_never_leads_back(s: Snapshot, failure: Failure) -> None:
-    if s.state in TERMINAL:
+    if s.state not in UNFINISHED:
         return
     verdict = settle(s, decide(s, BUDGETS), failure, BUDGETS)
     if s.state in DECIDED:
@@ -133,3 +159,86 @@ def test_a_step_that_must_not_fail_alarms_and_backs_off() -> None:
 def test_an_illegal_change_of_state_is_an_error() -> None:
     with pytest.raises(ValueError, match="cannot go from switching to aborting"):
         check(State.SWITCHING, State.ABORTING)
+
+
+CAUGHT_UP = Stream(lag_bytes=0, verified=1, back_open=True, copies=1)
+
+
+def catching_up(stream: Stream, *, path: Path = Path.LARGE, paused: bool = False) -> Action:
+    return decide(Snapshot(State.CATCHING_UP, path=path, stream=stream, paused=paused), BUDGETS)
+
+
+@given(snapshots)
+def test_nobody_is_held_before_both_sides_were_equal_and_little_is_outstanding(s: Snapshot) -> None:
+    if s.state is State.CATCHING_UP and decide(s, BUDGETS).then is State.HOLDING:
+        assert s.stream.verified
+        assert s.stream.lag_bytes is not None
+        assert s.stream.lag_bytes <= BUDGETS.lag_bytes
+        assert s.stream.touched <= BUDGETS.remainder_max
+        assert s.stream.back_open or s.path is not Path.LARGE
+        assert not s.paused
+        assert not s.cancel_requested
+
+
+@given(snapshots)
+def test_a_paused_move_never_comes_nearer_to_a_hold(s: Snapshot) -> None:
+    if s.paused and s.state in PAUSABLE:
+        assert decide(s, BUDGETS).then in {s.state, State.CATCHING_UP, State.ABORTING, State.CANCELLED}
+
+
+@pytest.mark.parametrize(
+    ("stream", "do"),
+    [
+        (Stream(copies=1), Do.FOLLOW),
+        (replace(CAUGHT_UP, lag_bytes=None), Do.FOLLOW),
+        (replace(CAUGHT_UP, lag_bytes=BUDGETS.lag_bytes + 1), Do.FOLLOW),
+        (replace(CAUGHT_UP, verified=0), Do.VERIFY),
+        (replace(CAUGHT_UP, touched=BUDGETS.remainder_rows + 1), Do.VERIFY),
+        (replace(CAUGHT_UP, touched=BUDGETS.remainder_rows + 1, verified=2), Do.BEGIN),
+        (replace(CAUGHT_UP, touched=BUDGETS.remainder_max + 1, verified=50), Do.VERIFY),
+        (replace(CAUGHT_UP, back_open=False), Do.OPEN_BACK),
+        (CAUGHT_UP, Do.BEGIN),
+    ],
+)
+def test_catching_up_does_what_is_missing_and_measures_the_lag_last(stream: Stream, do: Do) -> None:
+    assert catching_up(stream).do is do
+
+
+def test_the_way_back_needs_no_way_back_of_its_own() -> None:
+    assert catching_up(replace(CAUGHT_UP, back_open=False), path=Path.BACK).then is State.HOLDING
+    assert decide(Snapshot(State.PLANNED, path=Path.BACK), BUDGETS).then is State.CATCHING_UP
+
+
+def test_a_paused_move_that_has_caught_up_goes_on_following() -> None:
+    action = catching_up(CAUGHT_UP, paused=True)
+    assert (action.do, action.then) == (Do.FOLLOW, State.CATCHING_UP)
+
+
+def test_a_lost_stream_begins_the_copy_anew_some_times_and_then_gives_up() -> None:
+    for copies, then in ((1, State.COPYING), (BUDGETS.copies, State.ABORTING)):
+        s = Snapshot(State.CATCHING_UP, path=Path.LARGE, stream=replace(CAUGHT_UP, copies=copies))
+        verdict = settle(s, decide(s, BUDGETS), Failure("lost", retry=False, lost=True), BUDGETS)
+        assert verdict.then is then
+
+
+def test_a_lost_stream_of_the_way_back_ends_its_rollback_and_not_the_new_home() -> None:
+    s = Snapshot(State.CATCHING_UP, path=Path.BACK, stream=CAUGHT_UP)
+    assert settle(s, decide(s, BUDGETS), Failure("lost", retry=False, lost=True), BUDGETS).then is State.ABORTING
+    standby = Snapshot(State.STANDBY, path=Path.LARGE, stream=Stream(standing=True))
+    verdict = settle(standby, decide(standby, BUDGETS), Failure("lost", retry=False, lost=True), BUDGETS)
+    assert (verdict.do, verdict.then, verdict.alarm) == (Do.DEGRADE, State.STANDBY, True)
+    lost = Snapshot(State.STANDBY, path=Path.LARGE, stream=Stream(standing=True, lost=True))
+    assert decide(lost, BUDGETS).do is Do.WAIT
+
+
+def test_a_standby_follows_before_it_is_given_up_and_is_given_up_only_when_asked() -> None:
+    fresh = Snapshot(State.STANDBY, path=Path.LARGE, finalize=True)
+    assert decide(fresh, BUDGETS).do is Do.STAND_BY
+    standing = replace(fresh, stream=Stream(standing=True))
+    assert decide(standing, BUDGETS).then is State.PURGING
+    assert decide(replace(standing, finalize=False), BUDGETS).do is Do.FLOW_BACK
+
+
+def test_a_copy_outlives_a_cell_that_restarts() -> None:
+    s = Snapshot(State.CATCHING_UP, path=Path.LARGE, failures=BUDGETS.tries + 10)
+    assert settle(s, decide(s, BUDGETS), Failure("away", retry=True), BUDGETS).then is State.CATCHING_UP

@@ -65,7 +65,7 @@ class Cell:
         self.fence = max(self.fence, fence)
         allowed = {
             "prepare": ("gone", "aborted", "importing"), "freeze": ("active", "frozen"), "export": ("frozen",),
-            "import": ("importing",), "activate": ("importing",), "restore": ("frozen",),
+            "import": ("importing",), "activate": ("importing",), "restore": ("frozen", "active"),
             "release": ("frozen", "moved"), "purge": ("moved", "gone"), "abort": ("gone", "importing", "aborted"),
         }[command]  # fmt: skip
         again = {"activate": TARGET_EPOCH, "restore": RESTORE_EPOCH}.get(command)
@@ -244,8 +244,6 @@ class World(RuleBasedStateMachine):
             return
         if refused == FENCED and self.fences:
             self.leaders.remove(leader)
-        elif message.command == "restore" and refused == WRONG_STATE and not leader.tries.failures:
-            leader.todo = [("source", "freeze"), ("source", "restore")]
         else:
             leader.todo, leader.failure = [], Failure(refused, retry=message.command == "confirm")
 

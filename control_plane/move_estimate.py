@@ -1,0 +1,113 @@
+"""What a move would be like, before it is begun: its path, how long the copy takes, how long routers would hold."""
+
+from dataclasses import dataclass
+from typing import Final
+
+from contracts import problems, transfer
+from contracts.ids import TenantId
+from contracts.problems import ProblemError
+from control_plane.cell_client import CellAddress, CellClient, CellRefusedError, CellUnreachableError
+from control_plane.move import Path
+
+# What a hold costs (loopback, two shards on two cores): a fixed part, and of a small tenant rows copied and compared.
+HOLD_FIXED_MS: Final = 60.0
+HOLD_ROWS_PER_MS: Final = 25.0
+HOLD_LARGE_MS: Final = 90.0  # the last changes, and the comparison of what was touched
+COPY_ROWS_PER_S: Final = 150_000.0
+COPY_FIXED_S: Final = 0.5
+COPY_BYTES_PER_S: Final = 40e6
+
+# Above any of these the copy would make a small move's hold long, and might not fit into it (`move.Budgets.hold_s`).
+SMALL_ROWS: Final = 50_000
+SMALL_BYTES: Final = 32 << 20
+SMALL_BLOB_BYTES: Final = 8 << 20
+
+
+@dataclass(frozen=True, slots=True)
+class Weight:
+    """What a tenant would carry, by its cell's estimate. ``streams``: the cell can send changes as they happen."""
+
+    rows: int
+    bytes: int = 0
+    blobs: int = 0
+    blob_bytes: int = 0
+    obstacles: tuple[str, ...] = ()
+    streams: bool = True
+
+    @property
+    def fits_the_hold(self) -> bool:
+        """Whether all of it can be copied while the tenant stands still."""
+        return self.rows <= SMALL_ROWS and self.bytes <= SMALL_BYTES and self.blob_bytes <= SMALL_BLOB_BYTES
+
+
+@dataclass(frozen=True, slots=True)
+class Estimate:
+    """A move that may begin. ``copy_s`` is the time that the copy takes, ``hold_ms`` that for which routers hold."""
+
+    tenant: str
+    slug: str
+    source: str
+    target: str
+    path: Path
+    weight: Weight
+    copy_s: float
+    hold_ms: float
+
+    @property
+    def rows(self) -> int:
+        """By the source's own estimate."""
+        return self.weight.rows
+
+
+async def weigh(client: CellClient, cell: CellAddress, tenant: TenantId, slug: str) -> Weight:
+    """Ask the tenant's cell; `ProblemError` where it does not answer or does not have the tenant."""
+    try:
+        try:
+            found = await client.preflight(cell, tenant)
+        except CellRefusedError as e:
+            if e.status != 404:
+                raise ProblemError(problems.CONFLICT, f"{cell.name} refuses: {e.reason}") from e
+            # A cell that cannot send a stream has no preflight either; it says how many rows there are.
+            return await _counted(client, cell, tenant, slug)
+    except CellUnreachableError as e:
+        raise ProblemError(problems.CELL_UNAVAILABLE, f"{cell.name} does not answer: {e.reason}") from e
+    return Weight(found.rows, found.bytes, found.blobs, found.blob_bytes, found.obstacles)
+
+
+async def _counted(client: CellClient, cell: CellAddress, tenant: TenantId, slug: str) -> Weight:
+    status: transfer.TenantStatus | None = await client.status(cell, tenant, rows=True)
+    if status is None or status.rows is None:
+        raise ProblemError(problems.CONFLICT, f"{cell.name} does not know the tenant {slug}.")
+    return Weight(status.rows, streams=False)
+
+
+def path_of(weight: Weight, slug: str, *, standby: bool) -> Path:
+    """Small where all of it fits into the hold, else large; ``standby`` wants the lossless way back in any case.
+
+    `ProblemError` where a large move is needed and cannot be, with what would help. Pure.
+    """
+    if weight.fits_the_hold and not standby:
+        return Path.SMALL
+    if not weight.streams:
+        if standby:
+            raise ProblemError(
+                problems.CONFLICT, f"The cell of {slug} cannot send changes as they happen, so there is no standby.",
+                advice="Move it without a standby.",
+            )  # fmt: skip
+        raise ProblemError(
+            problems.TENANT_TOO_LARGE,
+            f"{slug} has about {weight.rows} rows, and its cell cannot send changes while they are copied.",
+            limit_rows=SMALL_ROWS,
+        )
+    if weight.obstacles:
+        raise ProblemError(problems.NOT_REPLICABLE, f"{slug} cannot be moved: {'; '.join(weight.obstacles)}")
+    return Path.LARGE
+
+
+def timing(weight: Weight, path: Path) -> tuple[float, float]:
+    """Seconds of the copy, milliseconds of the hold. Pure."""
+    if path is Path.SMALL:
+        hold_ms = HOLD_FIXED_MS + weight.rows / HOLD_ROWS_PER_MS
+        return hold_ms / 1000, hold_ms
+    copy_s = max(weight.rows / COPY_ROWS_PER_S, weight.bytes / COPY_BYTES_PER_S)
+    return COPY_FIXED_S + copy_s + weight.blob_bytes / COPY_BYTES_PER_S, HOLD_LARGE_MS
