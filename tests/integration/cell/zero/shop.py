@@ -13,8 +13,11 @@ from typing import Any
 import asyncpg
 import httpx
 
+from cell.zero import database as installation
+from cell.zero import staging
 from cell.zero.monolith import seed, store
 from infra.local.ports import free_ports
+from infra.local.servers import with_database
 
 PASSWORD = "geheim und sicher"
 
@@ -43,17 +46,32 @@ def links(page: str, kind: str) -> list[int]:
     return [int(number) for number in re.findall(rf"[?&;]{kind}=(\d+)", page)]
 
 
-async def database(server: Any, customers: int = 3, orders: int = 20) -> str:
-    """A seeded database of the shop; its DSN."""
+async def template(server: Any) -> str:
+    """The name of a seeded database with our schemas in it, to make others from."""
     name = f"shop_{secrets.token_hex(4)}"
     dsn: str = await server.create_database(name)
     db = await asyncpg.connect(dsn)
     try:
         await store.install(db)
-        await seed.seed(db, customers=customers, orders=orders, password=PASSWORD)
+        await seed.seed(db, customers=3, orders=20, password=PASSWORD)
+        await staging.install(dsn)
+        await installation.install(db)
     finally:
         await db.close()
-    return dsn
+    return name
+
+
+@contextlib.asynccontextmanager
+async def database(server: Any, template_name: str) -> AsyncIterator[str]:
+    """A database of the shop with three customers, dropped at the end; its DSN."""
+    name = f"shop_{secrets.token_hex(4)}"
+    admin = await asyncpg.connect(server.superuser_dsn)
+    try:
+        await admin.execute(f'CREATE DATABASE "{name}" TEMPLATE "{template_name}"')
+        yield with_database(server.superuser_dsn, name)
+        await admin.execute(f'DROP DATABASE "{name}" WITH (FORCE)')  # or the server's last checkpoint takes a minute
+    finally:
+        await admin.close()
 
 
 @contextlib.asynccontextmanager
