@@ -11,14 +11,14 @@ WIDTH: Final = 72
 _BLOCKS: Final = " ▁▂▃▄▅▆▇█"
 
 
-def curve(title: str, values: Sequence[float], unit: str = "") -> str:
+def curve(title: str, values: Sequence[float]) -> str:
     """A bar for each value, from nought to the largest, for a terminal."""
     top = max(values) or 1.0
     wide = max(1, WIDTH // len(values))
     lines = []
     for line in reversed(range(HEIGHT)):
         level = [min(8, max(0, round(8 * (value / top * HEIGHT - line)))) for value in values]
-        label = f"{top:>12,.4g}{unit}" if line == HEIGHT - 1 else ""
+        label = f"{top:>14,.0f}" if line == HEIGHT - 1 else ""
         lines.append("".join(_BLOCKS[step] * wide for step in level) + label)
     return "\n".join((title, *lines))
 
