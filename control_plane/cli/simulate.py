@@ -49,17 +49,18 @@ def simulate(cli: Cli, cells: int, tenants: int, months: int, seed: int, sigma: 
     if plot is not None and plot.suffix not in (".png", ".svg"):
         raise ConfigError(f"--plot {plot}: neither .png nor .svg", "The ending says the format.")
     try:
-        from control_plane import simulate as model
-        from control_plane import simulate_plot
+        from control_plane.simulate import Scenario
+        from control_plane.simulate import simulate as years
+        from control_plane.simulate_plot import curve, write
     except ModuleNotFoundError as e:
         raise ConfigError(f"simulating needs {e.name}", "Install the group load: uv sync --group load") from None
-    scenario = model.Scenario(cells=cells, tenants=tenants, months=months, seed=seed, sigma=sigma)
+    scenario = Scenario(cells=cells, tenants=tenants, months=months, seed=seed, sigma=sigma)
     begun = time.perf_counter()
-    found = model.simulate(scenario)
+    found = years(scenario)
     seconds = time.perf_counter() - begun
     if plot is not None:
         try:
-            simulate_plot.write(plot, scenario, found)
+            write(plot, scenario, found)
         except (ModuleNotFoundError, OSError) as e:
             raise ConfigError(f"--plot {plot}: {e}", "Drawing needs matplotlib and a folder to write to.") from None
     if cli.as_json:
@@ -68,8 +69,8 @@ def simulate(cli: Cli, cells: int, tenants: int, months: int, seed: int, sigma: 
         return
     _table(cli, found)
     cli.say("")
-    cli.say(simulate_plot.curve("tenants", [month.tenants for month in found]))
-    cli.say(simulate_plot.curve("moves a month", [month.moves for month in found]))
+    cli.say(curve("tenants", [month.tenants for month in found]))
+    cli.say(curve("moves a month", [month.moves for month in found]))
     _summary(cli, scenario, found, seconds, plot)
 
 
