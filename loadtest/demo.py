@@ -8,7 +8,7 @@ running, unless ``--keep`` asks for it and the run came to its end; of a run tha
 import asyncio
 import signal
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from contextlib import AsyncExitStack
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,6 +18,7 @@ import asyncpg
 import click
 import httpx
 
+from contracts.ids import tenant_number
 from contracts.keys import Purpose, derive, parse_root
 from contracts.routes import split_address
 from infra.local import commandline
@@ -28,6 +29,7 @@ from infra.local.spec import FleetSpec, default_folder
 from loadtest import books, ledger
 from loadtest.alone import only_one
 from loadtest.driver import Driver
+from loadtest.effects import Effects
 from loadtest.evidence import evidence
 from loadtest.incidents import Happened, Incidents, Timetable, Victim
 from loadtest.lab import tables
@@ -37,6 +39,7 @@ from loadtest.newcell import NEWCOMERS, Joined, add_cell
 from loadtest.noise import Noise, make_noise
 from loadtest.operator import ControlPlane, LabError, Product
 from loadtest.outcome import Outcome
+from loadtest.outside import Outside
 from loadtest.record import Record
 from loadtest.schedule import Intent, Traffic, beside, schedule
 from loadtest.show import Teller, console
@@ -82,6 +85,8 @@ class Demo:
         self._routers = [Product(url) for url in fleet.router_urls]
         for router in self._routers:
             stack.push_async_callback(router.aclose)
+        self._outside = Outside.at(fleet.gateway.url, fleet.gateway.token)
+        stack.push_async_callback(self._outside.aclose)
 
     @property
     def _shards(self) -> dict[str, dict[str, str]]:
@@ -104,10 +109,24 @@ class Demo:
             audit = books.audit(written, unknown, rows, mine | noise.homes(homes), stale=record.stale)
         for line in audit.words():
             self._teller.verdict(audit.balanced, line)
+        effects = await self.effects(mine)
         busiest = cast.accounts[0]
-        outcome = Outcome(self._options.seconds, record, audit, verdict, happened, busiest.tenant, busiest.slug, joined)
+        outcome = Outcome(
+            self._options.seconds, record, audit, verdict, happened, busiest.tenant, busiest.slug, joined, effects
+        )
         self._tell(outcome, busiest, noise)
         return outcome
+
+    async def effects(self, homes: Iterable[str]) -> Effects:
+        """What happened at the gateway and at the merchants' servers, once every order has ended."""
+        tenants = [tenant_number(tenant) for tenant in homes]
+        with self._teller.step("the books of the gateway: every charge and every webhook, outside of the fleet"):
+            await self._outside.settled(self._shards, tenants)
+            effects = await self._outside.books(self._shards, tenants)
+        self._teller.verdict(effects.balanced, effects.charges())
+        for line in effects.examples():
+            self._teller.verdict(False, line)
+        return effects
 
     async def noise(self) -> Noise:
         """Noisy tenants beside quiet ones, for a few seconds, before anything else happens."""
@@ -133,7 +152,7 @@ class Demo:
         shops = self._options.shops
         slugs = [f"{shops}-{n:02}" for n in range(1, count + 1)]
         with self._teller.step(f"signing up {count} tenants and a scratch one at the front door, {door}"):
-            everybody = await sign_up(self._routers, door, [*slugs, f"{shops}-scratch"], self._run)
+            everybody = await sign_up(self._routers, door, [*slugs, f"{shops}-scratch"], self._run, self._outside)
         cast = Cast(everybody.accounts[:count], everybody.first_orders[:count])
         return cast, Cast(everybody.accounts[count:], everybody.first_orders[count:])
 
@@ -168,6 +187,7 @@ class Demo:
         incidents = Incidents(self._fleet, self._control_plane, driver.seconds_in, self._teller.say)
         when = Timetable.over(options.seconds)
         victim = Victim(names[0], ports[0][1], self._fleet.plan.log(names[0]))
+        await self._outside.faults()
         title = f"open-loop traffic: {len(intents)} requests in {options.seconds:.0f} s through {len(pools)} routers"
         joined: Joined | None = None
         with self._teller.step(title):
@@ -193,7 +213,8 @@ class Demo:
         ready = now()
         slugs = [f"{self._options.shops}-new-{n}" for n in range(1, NEWCOMERS + 1)]
         self._teller.say(f"{NEW_CELL} takes tenants; signing up {len(slugs)} at the front door")
-        cast = await sign_up(self._routers, self._fleet.spec.front_door_host, slugs, self._run)
+        door = self._fleet.spec.front_door_host
+        cast = await sign_up(self._routers, door, slugs, self._run, self._outside)
         joined = Joined(NEW_CELL, how, ready - began, now() - began, cast)
         self._teller.verdict(joined.good, f"{NEW_CELL} was added under traffic; {joined.words()}")
         return joined

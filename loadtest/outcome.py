@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from loadtest.books import Audit, Wrong
+from loadtest.effects import Effects
 from loadtest.incidents import Happened
 from loadtest.negative import Verdict
 from loadtest.newcell import Joined
@@ -18,7 +19,7 @@ HOLD_GOAL_MS = 250.0  # a longer hold is marked, but makes no run bad: `good` is
 @dataclass(frozen=True)
 class Outcome:
     """Everything about one run of the demo. ``seconds`` is for how long traffic was offered; ``joined`` is None where
-    no cell was to be added.
+    no cell was to be added, ``effects`` where nothing was to happen outside.
     """
 
     seconds: float
@@ -29,6 +30,7 @@ class Outcome:
     moved: str
     slug: str
     joined: Joined | None = None
+    effects: Effects | None = None
 
     @property
     def blamed(self) -> list[Failure]:
@@ -45,7 +47,8 @@ class Outcome:
         """Nothing lost, doubled or misplaced; nothing failed that the demo did not cause; books that can be trusted;
         the tenant moved, and the new cell serves new tenants.
         """
-        trusted = self.audit.balanced and self.control.caught
+        outside = self.effects is None or self.effects.balanced
+        trusted = self.audit.balanced and self.control.caught and outside
         changed = self.happened.move.state == "done" and (self.joined is None or self.joined.good)
         return trusted and changed and not self.failures
 
@@ -66,6 +69,7 @@ class Outcome:
             Line("control plane away", f"{self.happened.away_until - self.happened.away_from:.1f} s"),
             Line("negative control", "caught" if self.control.caught else "MISSED", not self.control.caught),
             Line("books", self._books(), not self.audit.balanced),
+            *self._outside(),
             Line("driver", record.pace.words(), not record.pace.kept),
         ]
 
@@ -91,6 +95,12 @@ class Outcome:
         if self.joined is None:
             return []
         return [Line(f"{self.joined.cell}, added under traffic", self.joined.words(), not self.joined.good)]
+
+    def _outside(self) -> list[Line]:
+        if self.effects is None:
+            return []
+        wrong = not self.effects.balanced
+        return [Line("charges", self.effects.charges(), wrong), Line("webhooks", self.effects.webhooks(), wrong)]
 
     def _failed(self) -> str:
         if not self.failures:

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from loadtest.operator import Product, SignedUp
+from loadtest.outside import METHOD, Outside
 from loadtest.record import Acknowledged
 from loadtest.workload import Account
 
@@ -27,13 +28,18 @@ class Cast:
         return {a.tenant: [a.order] for a in self.first_orders}
 
 
-async def sign_up(routers: Sequence[Product], front_door: str, slugs: Sequence[str], run: str) -> Cast:
-    """Sign all of them up, a few at a time. Returns when every router serves every one of them."""
+async def sign_up(
+    routers: Sequence[Product], front_door: str, slugs: Sequence[str], run: str, outside: Outside | None = None
+) -> Cast:
+    """Sign all of them up, a few at a time. Returns when every router serves every one of them.
+
+    With an ``outside`` their customers pay, and their servers are told.
+    """
     gate = asyncio.Semaphore(AT_ONCE)
 
     async def one(slug: str) -> tuple[Account, Acknowledged]:
         async with gate:
-            return await _one(routers, front_door, slug, run)
+            return await _one(routers, front_door, slug, run, outside)
 
     async with asyncio.TaskGroup() as group:
         tasks = [group.create_task(one(slug)) for slug in slugs]
@@ -41,12 +47,18 @@ async def sign_up(routers: Sequence[Product], front_door: str, slugs: Sequence[s
     return Cast(tuple(account for account, _ in made), tuple(order for _, order in made))
 
 
-async def _one(routers: Sequence[Product], front_door: str, slug: str, run: str) -> tuple[Account, Acknowledged]:
+async def _one(
+    routers: Sequence[Product], front_door: str, slug: str, run: str, outside: Outside | None
+) -> tuple[Account, Acknowledged]:
     password = secrets.token_urlsafe(16)
     tenant = await routers[0].sign_up(front_door, slug, slug.replace("-", " ").title(), password)
     for router in routers:
         await router.wait_routed(tenant, timeout_s=ROUTED_TIMEOUT_S)
-    account = Account(tenant.tenant, slug, tenant.host, tenant.api_key, await _products(routers[0], tenant))
+    method = ""
+    if outside is not None:
+        method = METHOD
+        await outside.listen(routers[0], tenant)
+    account = Account(tenant.tenant, slug, tenant.host, tenant.api_key, await _products(routers[0], tenant), method)
     return account, await first_order(routers[-1], tenant, account.products[0], f"{run}-first-{slug}")
 
 

@@ -9,6 +9,7 @@ import msgspec
 from loadtest.schedule import Intent, Kind
 
 PAGE = 20  # orders on the first page of a list
+PAID_EACH = 5  # of a tenant that has a method: every fifth order, about
 BIG_ORDER_LINES = 100  # the product takes no more
 BIG_BODY_BYTES = 900_000  # the product takes one MiB
 SUMMARY_DAYS = 365
@@ -18,13 +19,17 @@ LONG_AGO = date(2000, 12, 31)
 
 @dataclass(frozen=True)
 class Account:
-    """A tenant as its own client knows it, with products to order. ``tenant`` is its id (``t1042``)."""
+    """A tenant as its own client knows it, with products to order. ``tenant`` is its id (``t1042``).
+
+    With a ``method`` some of its orders are paid by it, at the gateway.
+    """
 
     tenant: str
     slug: str
     host: str
     api_key: str
     products: tuple[str, ...]
+    method: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,7 +51,8 @@ def order_call(account: Account, key: str, draw: float) -> Call:
     lines = [{"product_id": account.products[first], "quantity": 1 + int(draw * 1000) % 3}]
     if int(draw * 100) % 2 and len(account.products) > 1:
         lines.append({"product_id": account.products[(first + 1) % len(account.products)], "quantity": 1})
-    return _create(account, Kind.CREATE, key, lines)
+    paid = account.method if int(draw * 10_000) % PAID_EACH == 0 else ""
+    return _create(account, Kind.CREATE, key, lines, method=paid)
 
 
 def call(
@@ -102,8 +108,17 @@ def _big_order(account: Account, kind: Kind, key: str) -> Call:
     return _create(account, kind, key, lines, padding=BIG_BODY_BYTES if kind is Kind.BIG_BODY else 0)
 
 
-def _create(account: Account, kind: Kind, key: str, lines: Sequence[Mapping[str, object]], *, padding: int = 0) -> Call:
-    body = msgspec.json.encode({"lines": lines, "reference": key})
+def _create(
+    account: Account,
+    kind: Kind,
+    key: str,
+    lines: Sequence[Mapping[str, object]],
+    *,
+    padding: int = 0,
+    method: str = "",
+) -> Call:
+    payment = {"payment": {"method": method}} if method else {}
+    body = msgspec.json.encode({"lines": lines, "reference": key} | payment)
     body = body[:-1] + b" " * max(0, padding - len(body)) + body[-1:]
     return Call(kind, request(account, "POST", "/v1/orders", body, ("Idempotency-Key", key)), key)
 

@@ -21,7 +21,7 @@ from infra.local.plan import CONTROL_PLANE_ROLE, Plan, port_names
 from infra.local.ports import is_free, reserved
 from infra.local.processes import POLL_S, Identity
 from infra.local.runner import Runner, Say, recorded, release_segments, stop_marked
-from infra.local.spec import CONTROL_PLANE, CONTROL_PLANE_DB, FleetSpec, LocalCellSpec
+from infra.local.spec import CONTROL_PLANE, CONTROL_PLANE_DB, GATEWAY, FleetSpec, LocalCellSpec
 from infra.local.state import Folder, State
 
 START_TRIES: Final = 3
@@ -52,6 +52,14 @@ class CellHandle:
     transfer_token: str = field(repr=False)
     redis_url: str = field(repr=False)
     shards: dict[str, str] = field(repr=False)
+
+
+@dataclass(frozen=True, slots=True)
+class GatewayHandle:
+    """Where the sandbox gateway listens, and what opens it."""
+
+    url: str
+    token: str = field(repr=False)
 
 
 class _Started(msgspec.Struct):
@@ -224,7 +232,7 @@ class Fleet:
     def names(self) -> tuple[str, ...]:
         """Every process of the fleet but given servers, in words of the spec."""
         cells = (name for cell in self.spec.cells for name in cell.processes)
-        every = (CONTROL_PLANE_DB, CONTROL_PLANE, *cells, *self.spec.router_names)
+        every = (CONTROL_PLANE_DB, CONTROL_PLANE, GATEWAY, *cells, *self.spec.router_names)
         return tuple(name for name in every if name not in self.spec.given)
 
     @property
@@ -238,6 +246,11 @@ class Fleet:
         door = self.plan.url(f"{CONTROL_PLANE}.front-door")
         dsn = self.plan.control_plane_admin_dsn()
         return ControlPlaneHandle(self.plan.url(CONTROL_PLANE), door, self.state.operator_key, dsn)
+
+    @property
+    def gateway(self) -> GatewayHandle:
+        """The sandbox gateway."""
+        return GatewayHandle(self.plan.url(GATEWAY), self.state.gateway_token())
 
     @property
     def cells(self) -> dict[str, CellHandle]:
@@ -311,7 +324,7 @@ class Fleet:
             self._say(f"starting what does not run: {', '.join(down)}; logs in {self.folder.logs}")
         else:
             self._say("every process runs; looking whether each is ready")
-        await together(self._control(), *map(self.start_cell, self.spec.cells))
+        await together(self._control(), self.runner.ensure_service(GATEWAY), *map(self.start_cell, self.spec.cells))
         await self.wait_registered(cell.name for cell in self.spec.cells)
         self.state.complete = True
         self.runner.save()

@@ -16,7 +16,7 @@ from infra.local.errors import LocalFleetError
 from infra.local.ports import LOOPBACK
 from infra.local.processes import Command
 from infra.local.servers import PostgresServer, PostgresSpec, RedisServer, RedisSpec, with_database
-from infra.local.spec import CHECKOUT, CONTROL_PLANE, CONTROL_PLANE_DB, FleetSpec, LocalCellSpec
+from infra.local.spec import CHECKOUT, CONTROL_PLANE, CONTROL_PLANE_DB, GATEWAY, FleetSpec, LocalCellSpec
 from infra.local.state import Folder, State
 
 MARK: Final = "CELLWALL_LOCAL_PROCESS"  # in the environment of every process: FOLDER:NAME;
@@ -27,7 +27,7 @@ _OURS: Final = ("CELLWALL_CELL_", "CELLWALL_CP_", "CELLWALL_ROUTER_", "PG", "PUL
 
 def port_names(spec: FleetSpec) -> Iterator[str]:
     """Every port that a fleet of this shape listens on."""
-    yield from (CONTROL_PLANE_DB, CONTROL_PLANE, f"{CONTROL_PLANE}.front-door")
+    yield from (CONTROL_PLANE_DB, CONTROL_PLANE, f"{CONTROL_PLANE}.front-door", GATEWAY)
     for router in spec.router_names:
         yield from (router, f"{router}.admin")
     for cell in spec.cells:
@@ -129,6 +129,8 @@ class Plan:
         """The long-running Python process of that name."""
         if name == CONTROL_PLANE:
             return self.control_plane(name, "serve")
+        if name == GATEWAY:
+            return self._gateway(name)
         if name in self.state.spec.router_names:
             return self._router(name)
         for cell in self.state.spec.cells:
@@ -184,7 +186,11 @@ class Plan:
             "TRANSFER_TOKEN": state.transfer_token(cell.name),
             "AGENT_TOKEN": state.agent_token(cell.name),
             "CONTROL_PLANE_URL": self.url(CONTROL_PLANE),
+            "PAYMENTS_URL": self.url(GATEWAY),
+            "WEBHOOKS_PRIVATE": "true",  # a merchant's server is on this machine too
         }
+        if command == "worker":
+            env["PAYMENTS_TOKEN"] = state.gateway_token()
         if cell.version is not None:
             env["VERSION"] = cell.version
         if cell.connections is not None:
@@ -195,6 +201,11 @@ class Plan:
             env["SHARD_ADMIN_DSNS"] = msgspec.json.encode(shards).decode()
         ours = {f"CELLWALL_CELL_{key}": value for key, value in env.items()}
         return self.python(name, "cell", command, **(ours | dict(state.spec.cell_environment)))
+
+    def _gateway(self, name: str) -> Command:
+        data = self.folder.data / f"{name}.db"
+        arguments = ("--listen", self.at(name), "--data", str(data))
+        return self.python(name, "loadtest.gateway", *arguments, CELLWALL_GATEWAY_TOKEN=self.state.gateway_token())
 
     def _router(self, name: str) -> Command:
         state = self.state

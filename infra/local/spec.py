@@ -16,6 +16,7 @@ CHECKOUT: Final = Path(__file__).resolve().parents[2]
 
 CONTROL_PLANE: Final = "control-plane"
 CONTROL_PLANE_DB: Final = "control-plane-db"
+GATEWAY: Final = "gateway"  # where orders are paid: one for the fleet, and no part of it
 
 
 @dataclass(frozen=True, slots=True)

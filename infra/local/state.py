@@ -75,6 +75,10 @@ class State(msgspec.Struct):
         """What the cell shows to the control plane."""
         return bearer(parse_root(self.fleet_root), Purpose.AGENT, cell)
 
+    def gateway_token(self) -> str:
+        """What opens the sandbox gateway, made on first use."""
+        return self.passwords.setdefault("gateway", secrets.token_urlsafe(32))
+
     def route_hint_key(self) -> str:
         """What routers verify the route in a 421 with."""
         return text_of(derive(parse_root(self.fleet_root), Purpose.ROUTE_HINT, "fleet"))

@@ -25,7 +25,7 @@ def environment(plan: Plan, name: str) -> dict[str, str]:
 
 def test_every_listener_has_a_name_of_its_own() -> None:
     names = list(port_names(FleetSpec()))
-    assert len(set(names)) == len(names) == 3 + 2 * 2 + 2 * (2 + 1 + 2 + 1)
+    assert len(set(names)) == len(names) == 4 + 2 * 2 + 2 * (2 + 1 + 2 + 1)
 
 
 def test_a_cell_gets_its_derived_keys_and_no_root(plan: Plan) -> None:
@@ -48,6 +48,14 @@ def test_serving_processes_of_a_cell_get_no_owners_and_no_superusers_password(pl
         text = "\n".join(environment(plan, name).values())
         assert plan.state.password("cell-1.owner") not in text
         assert plan.state.password("cell-1-shard-1") not in text
+
+
+def test_what_opens_the_gateway_is_told_to_workers_and_to_the_gateway_alone(plan: Plan) -> None:
+    token = plan.state.gateway_token()
+    have = {name for name in plan.state.ports if "." not in name and "db" not in name and "shard" not in name
+            and "redis" not in name and token in environment(plan, name).values()}  # fmt: skip
+    assert have == {"gateway", "cell-1-worker", "cell-2-worker"}
+    assert environment(plan, "cell-1-api")["CELLWALL_CELL_PAYMENTS_URL"] == plan.url("gateway")
 
 
 def test_the_control_plane_has_no_envelope_root_and_routers_no_fleet_root(plan: Plan) -> None:
