@@ -106,7 +106,12 @@ async def guard(connection: ASGIConnection[Any, Any, Any, Any], handler: BaseRou
     credential = parse(connection.headers.get("authorization", ""))
     if credential is None:
         raise unauthenticated()
-    cast("dict[str, Any]", connection.scope)[_ASKED] = (Role(access), credential)
+    claim(connection, Role(access), credential)
+
+
+def claim(connection: ASGIConnection[Any, Any, Any, Any], needs: Role, credential: Credential) -> None:
+    """Leave the credential for the handler's `Caller`. For guards that find it elsewhere than in Authorization."""
+    cast("dict[str, Any]", connection.scope)[_ASKED] = (needs, credential)
 
 
 def _no_options(connection: ASGIConnection[Any, Any, Any, Any]) -> problems.ProblemError:

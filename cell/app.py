@@ -34,6 +34,8 @@ from cell.modules.accounts.api import router as accounts
 from cell.modules.accounts.public import create_owner
 from cell.modules.catalog.api import router as catalog
 from cell.modules.inventory.api import router as inventory
+from cell.modules.old_urls.api import OldUrls
+from cell.modules.old_urls.api import router as old_urls
 from cell.modules.orders.api import router as orders
 from cell.modules.orders.public import SAGAS
 from cell.modules.payments.api import router as payments
@@ -73,6 +75,11 @@ LEVELS: Final[Sequence[Rule]] = (
     Rule("POST", "/v1/reports", Level.BATCH),
     Rule("GET", "/v1/reports/summary", Level.BATCH),
 )
+
+
+def routers_of(mode: OldUrls) -> Sequence[Router]:
+    """The product's routers, with the old shop's URLs where the cell has them."""
+    return PRODUCT if mode is OldUrls.OFF else (*PRODUCT, old_urls(mode))
 
 
 def product(
@@ -212,6 +219,7 @@ async def _serve(configured: ApiSettings, data: Any, inner: Any) -> int:
             databases.shards,
             health,
             files,
+            routers_of(OldUrls(configured.old_urls)),
             reports_wall=queue,
             takes_payments=configured.payments_url is not None,
             webhooks_private=configured.webhooks_private,

@@ -117,6 +117,8 @@ class ApiSettings(CellSettings):
     transfer_password: Password
     envelope_key: Key
     blobs: BlobsUrl  # file:///FOLDER or s3://BUCKET/PREFIX, the same as the worker's
+    # What becomes of the URLs of cell zero's old shop, for tenants that came from there (docs/cell-zero.md).
+    old_urls: Literal["off", "serve", "redirect"] = "off"
     region: str = "local"
     tier: Tier = "shared"
     capacity: Annotated[int, Field(ge=0)] = 1000

@@ -21,7 +21,13 @@ from sqlalchemy.ext.asyncio import create_async_engine
 from cell import app as cell_app
 from cell import worker as cell_worker
 from cell.health import Health
+from cell.modules.old_urls.api import OldUrls
+from cell.transfer import api as transfer_api
 from cell.transfer import streams_api
+from cell.zero import api as zero_api
+from cell.zero import app as zero_app
+from cell.zero import shadow_api
+from cell.zero.health import ZeroHealth
 from control_plane import app as control_plane_app
 from control_plane.app import Services
 from control_plane.mail import NoMail
@@ -50,6 +56,19 @@ def _services() -> Services:
 
 def cell_data(_: Path) -> Litestar:
     return cell_app.product(NOTHING, _health(), NOTHING)
+
+
+def cell_with_old_urls(_: Path) -> Litestar:
+    return cell_app.product(NOTHING, _health(), NOTHING, cell_app.routers_of(OldUrls.SERVE))
+
+
+def cell_that_redirects(_: Path) -> Litestar:
+    return cell_app.product(NOTHING, _health(), NOTHING, cell_app.routers_of(OldUrls.REDIRECT))
+
+
+def cell_zero_internal(_: Path) -> Litestar:
+    routers = (transfer_api.router(NOTHING), zero_api.router(NOTHING), shadow_api.router(NOTHING))
+    return zero_app.internal(ZeroHealth(NOTHING, NOTHING, "", lambda: 0.0), CollectorRegistry(), "token", *routers)
 
 
 def cell_internal(_: Path) -> Litestar:
@@ -89,6 +108,9 @@ OPERATORS = {"viewer", "operator", "admin"}
 LISTENERS = [
     Listener(cell_data, "cell/app.py", {"health", "public", *USERS}, "POST /v1/orders"),
     Listener(cell_internal, "cell/app.py", {"health", "operator"}, "POST /transfer/v1/tenants/{tenant:str}/purge"),
+    Listener(cell_with_old_urls, "cell/app.py", {"health", "public", *USERS}, "GET /auftrag.php"),
+    Listener(cell_that_redirects, "cell/app.py", {"health", "public", *USERS}, "GET /auftrag.php"),
+    Listener(cell_zero_internal, "cell/zero/app.py", {"health", "operator"}, "PUT /zero/v1/shadows/{tenant:str}"),
     Listener(worker, "cell/worker.py", {"health", "operator"}, "GET /metrics"),
     Listener(control_plane_api, "control_plane/app.py", {"health", "router", "agent", *OPERATORS}, "POST /v1/moves"),
     Listener(front_door, "control_plane/app.py", {"health", "public"}, "POST /v1/signup"),
@@ -131,4 +153,5 @@ def test_no_listener_is_forgotten_here() -> None:
             names = [func.id if isinstance(func, ast.Name) else getattr(func, "attr", "") for func in calls]
             made += [str(path.relative_to(ROOT))] * names.count("Litestar")
     made.append("control_plane/app.py")  # one call makes both of its apps
+    made += ["cell/app.py"] * 2  # and one the product, with and without the old URLs
     assert sorted(made) == sorted(listener.file for listener in LISTENERS)

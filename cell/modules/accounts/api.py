@@ -11,9 +11,9 @@ from litestar.params import FromPath, FromQuery, RawBody
 from msgspec import UNSET, Meta, UnsetType
 
 from cell import pages, wire
-from cell.access import PUBLIC, Caller, Role, guard, unauthenticated
+from cell.access import PUBLIC, Caller, Role, guard
 from cell.modules.accounts import service
-from cell.modules.accounts.public import authenticated, passwords
+from cell.modules.accounts.public import authenticated, passwords, sign_in
 from cell.shards.context import TenantContext
 from cell.shards.session import Shards
 
@@ -113,15 +113,7 @@ async def log_in(
 ) -> SessionToken:
     """Open a session. A wrong password and an unknown address get the same answer after the same work."""
     login = _login(body)
-    async with shards.enter(tenant, read_only=True) as session:
-        found = await service.find_login(session, login.email)
-    user_id, stored = found or (None, None)
-    if not await passwords.verify(stored, login.password) or user_id is None or stored is None:
-        raise unauthenticated("The email address or the password is wrong.")
-    rehashed = await passwords.hash(login.password) if passwords.outdated(stored) else None
-    async with shards.enter(tenant) as session:
-        token, expires_at = await service.open_session(session, user_id, rehashed)
-    return SessionToken(token, expires_at)
+    return SessionToken(*await sign_in(tenant, shards, login.email, login.password))
 
 
 @delete("/sessions/current", opt={"access": Role.VIEWER})

@@ -1,5 +1,6 @@
 """What the rest of a cell may use of the orders: the events that they emit, and two relations to read and join."""
 
+from collections.abc import Iterable
 from typing import Final
 from uuid import UUID
 
@@ -7,6 +8,7 @@ import msgspec
 import sqlalchemy as sa
 
 from cell.modules.orders.tables import order_lines, orders
+from cell.shards.session import TenantSession
 
 SAGAS: Final = "sagas"  # the kind of work of the order sagas
 ORDER_CREATED: Final = "order.created"  # complete at once: nothing was to be paid
@@ -24,6 +26,7 @@ ORDERS: Final = (
         orders.c.created_at,
         orders.c.currency,
         orders.c.total_cents,
+        orders.c.reference,
     )
     .where(orders.c.status != sa.literal_column("'pending'"), orders.c.status != sa.literal_column("'cancelled'"))
     .subquery("orders")
@@ -65,3 +68,11 @@ class OrderEnded(msgspec.Struct, frozen=True):
     currency: str
     lines: list[SoldLine]
     note: str | None
+
+
+async def place(session: TenantSession, user_id: UUID, reference: str | None, lines: Iterable[tuple[UUID, int]]) -> int:
+    """Create an order of (product, quantity) that is not to be paid here; its number."""
+    from cell.modules.orders import service  # which itself names events of this module
+
+    order = await service.create(session, user_id, reference, [service.Wanted(*line) for line in lines])
+    return order.number
