@@ -6,11 +6,11 @@ from typing import TYPE_CHECKING, Annotated, Literal
 import msgspec
 
 from contracts import ids
+from control_plane.plans import Plan, load_of, spread
 
 if TYPE_CHECKING:
     from control_plane.batch_service import Course
     from control_plane.batch_store import Member
-    from control_plane.plans import Plan
 
 SHOWN_MOVES = 100  # of one batch, those first that need a look
 _ORDER = ("failed", "running", "waiting", "skipped", "cancelled", "done")
@@ -106,10 +106,8 @@ class PlanView(msgspec.Struct, frozen=True):
     warnings: list[str]
 
     @classmethod
-    def of(cls, plan: "Plan", warnings: tuple[str, ...] = ()) -> "PlanView":
+    def of(cls, plan: Plan, warnings: tuple[str, ...] = ()) -> "PlanView":
         """From the plan."""
-        from control_plane.plans import load_of, spread
-
         before = {cell.name: cell for cell in plan.before}
         touched = [c for c in plan.after if c != before.get(c.name)]
         return cls(
