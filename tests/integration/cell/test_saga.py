@@ -19,6 +19,7 @@ from cell.modules.payments.public import Answer, Asked, Gateway
 from tests.integration.cell import sandbox
 from tests.integration.cell.cell_world import CELL, Merchant
 from tests.integration.cell.sandbox import Sandbox, until
+from tests.integration.cell.test_worker import started
 
 METHOD = {"payment": {"method": "card-1"}}
 
@@ -449,6 +450,30 @@ async def test_a_worker_that_stops_in_a_charge_leaves_the_order_to_the_next_one_
 
         await until(done)
     await check_charged_once(merchant, gateway, order, 90)
+
+
+@pytest.mark.invariant(1)
+async def test_a_worker_that_is_killed_in_a_charge_leaves_it_to_its_successor_and_charges_once(
+    merchant: Merchant, gateway: Sandbox, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name, value in (("URL", gateway.url), ("TOKEN", gateway.token)):
+        monkeypatch.setenv(f"CELLWALL_CELL_PAYMENTS_{name}", value)
+    await gateway.faults({"operation": "charge", "kind": "slow", "seconds": 1.0})
+    order = await pay(merchant, (await merchant.product(price_cents=330), 1))
+    async with started(merchant.world.cell) as (process, _):
+        await until(lambda: _count(gateway))
+        process.kill()
+        await process.wait()
+    await pass_time(merchant)  # the dead one's lease
+    async with started(merchant.world.cell):
+
+        async def done() -> bool:
+            await pass_time(merchant)
+            return await status(merchant, order) != "pending"
+
+        await until(done)
+    assert await status(merchant, order) == "confirmed"
+    await check_charged_once(merchant, gateway, order, 330)
 
 
 async def test_a_payment_is_refused_where_nobody_could_charge_it(merchant: Merchant) -> None:

@@ -109,3 +109,42 @@ def test_shards_that_share_a_server_are_refused(
         settings.load(settings.MigrateSettings)
     assert ended.value.code == 2
     assert len(capsys.readouterr().err.splitlines()) == 1
+
+
+WORKER = {"WORKER_LISTEN": "127.0.0.1:8003"}
+GATEWAY = {"PAYMENTS_URL": "https://pay.example.test", "PAYMENTS_TOKEN": "hidden" * 8}
+
+
+@pytest.mark.parametrize(
+    ("more", "named"),
+    [
+        ({"PAYMENTS_URL": "https://pay.example.test"}, "PAYMENTS_TOKEN"),
+        ({"PAYMENTS_TOKEN": "hidden" * 8}, "PAYMENTS_URL"),
+        (GATEWAY | {"PAYMENTS_URL": "pay.example.test"}, "PAYMENTS_URL"),
+        (GATEWAY | {"PAYMENTS_URL": "https://user:hidden@pay.example.test"}, "PAYMENTS_URL"),
+        (GATEWAY | {"PAYMENTS_TOKEN": "hidden"}, "PAYMENTS_TOKEN"),
+        (GATEWAY | {"PAYMENTS_TIMEOUT_S": "0"}, "PAYMENTS_TIMEOUT_S"),
+        (GATEWAY | {"PAYMENTS_TIMEOUT_S": "11"}, "PAYMENTS_TIMEOUT_S"),
+        ({"WEBHOOKS_PRIVATE": "perhaps"}, "WEBHOOKS_PRIVATE"),
+    ],
+)
+def test_half_a_gateway_is_one_line_and_status_2(
+    more: dict[str, str], named: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for name, value in (WORKER | more).items():
+        monkeypatch.setenv(settings.PREFIX + name, value)
+    with pytest.raises(SystemExit) as ended:
+        settings.load(settings.WorkerSettings)
+    err = capsys.readouterr().err
+    assert (ended.value.code, err.count("\n")) == (2, 1)
+    assert named in err
+    assert "hidden" not in err
+
+
+def test_a_worker_takes_a_gateway_or_none(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name, value in WORKER.items():
+        monkeypatch.setenv(settings.PREFIX + name, value)
+    assert settings.load(settings.WorkerSettings).payments_url is None
+    for name, value in GATEWAY.items():
+        monkeypatch.setenv(settings.PREFIX + name, value)
+    assert settings.load(settings.WorkerSettings).payments_url == GATEWAY["PAYMENTS_URL"]
