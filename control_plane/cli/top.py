@@ -1,6 +1,6 @@
 """cellctl top."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import Final
 
 import rich_click as click
@@ -15,8 +15,9 @@ from control_plane.usage_views import CellUsage, TenantLine, UsageView
 
 REFRESH_S: Final = 2.0
 WINDOW_S: Final = 10.0  # two windows of a cell: one is never missing
-_COLUMNS: Final = (
-    "CELL", "TENANT", "REQ/S", "DB MS/S", "SHARE", "SEATS", "REJECTED/S", "P99 MS", "IN KB/S", "OUT KB/S", "",
+_CELLS: Final = ("CELL", "REQ/S", "REJ/S", "P50 MS", "P99 MS", "DB MS/S", "TENANTS", "PLATFORM", "OTHERS")
+_TENANTS: Final = (
+    "CELL", "TENANT", "REQ/S", "REJ/S", "DB MS/S", "SHARE", "SEATS", "P99 MS", "IN KB/S", "OUT KB/S", "THROTTLED",
 )  # fmt: skip
 
 
@@ -32,8 +33,9 @@ _COLUMNS: Final = (
 def top(cli: Cli, cell: str | None, count: int, window: float, once: bool) -> None:
     """The costliest tenants of each cell, live.
 
-    SHARE is a tenant's part of the database time of all tenants of its cell; P99 is of its own served requests. With
-    --json it is shown once.
+    DB MS/S is how long the databases were at work in each second: for tenants, for the platform, for others. SHARE is
+    a tenant's part of the time of all tenants of its cell, P99 is of its own served requests, REJ/S what was refused.
+    With --json it is shown once.
     """
 
     def ask() -> UsageView:
@@ -65,23 +67,32 @@ def _after(ask: Callable[[], UsageView]) -> RenderableType:
 def _page(view: UsageView) -> RenderableType:
     if not any(cell.seconds for cell in view.cells):
         return Text(f"No cell has told its usage in the last {view.window:.0f} s.")
-    table = Table(*_COLUMNS, box=None, header_style="bold", pad_edge=False)
-    for column in table.columns[2:10]:
-        column.justify = "right"
+    cells, tenants = _table(_CELLS, 1), _table(_TENANTS, 2)
     for cell in view.cells:
+        if cell.seconds:
+            cells.add_row(*_summary(cell))
         for row in _rows(cell):
-            table.add_row(*row)
-    return Group(*(_summary(cell) for cell in view.cells if cell.seconds), Text(), table)
+            tenants.add_row(*row)
+    return Group(cells, Text(), tenants)
 
 
-def _summary(cell: CellUsage) -> Text:
+def _table(columns: Sequence[str], words: int) -> Table:
+    """The first columns are words, the others figures. A line stays a line: what does not fit is cut."""
+    table = Table(box=None, header_style="bold", pad_edge=False, padding=(0, 2, 0, 0))
+    for number, column in enumerate(columns):
+        table.add_column(column, no_wrap=True, justify="left" if number < words else "right")
+    return table
+
+
+def _summary(cell: CellUsage) -> tuple[str, ...]:
     per_s = 1 / cell.seconds
-    return Text.assemble(
-        (f"{cell.cell}: ", "bold"),
-        f"{cell.requests * per_s:.0f} requests/s, {cell.rejected * per_s:.1f} rejected/s, "
-        f"p50 {cell.p50_ms:.1f} ms, p99 {cell.p99_ms:.1f} ms, databases busy {cell.active_ms * per_s:.0f} ms/s "
-        f"(tenants {cell.database_ms * per_s:.0f}, platform {cell.platform_ms * per_s:.0f}, "
-        f"others {cell.other_ms * per_s:.0f})",
+    return (
+        cell.cell,
+        f"{cell.requests * per_s:.0f}",
+        f"{cell.rejected * per_s:.1f}",
+        f"{cell.p50_ms:.1f}",
+        f"{cell.p99_ms:.1f}",
+        *(f"{ms * per_s:.0f}" for ms in (cell.active_ms, cell.database_ms, cell.platform_ms, cell.other_ms)),
     )
 
 
@@ -95,12 +106,12 @@ def _cells(line: TenantLine, seconds: float) -> tuple[str, ...]:
     return (
         line.slug or line.tenant,
         f"{line.requests * per_s:.1f}",
+        f"{sum(line.refused.values()) * per_s:.1f}",
         f"{line.database_ms * per_s:.1f}",
         f"{line.share:.0%}",
         f"{line.seat_ms * per_s / 1000:.2f}",
-        f"{sum(line.refused.values()) * per_s:.1f}",
         f"{line.p99_ms:.1f}",
         f"{line.bytes_in * per_s / 1000:.1f}",
         f"{line.bytes_out * per_s / 1000:.1f}",
-        "" if line.throttled_until is None else f"throttled until {line.throttled_until:%H:%M:%S}",
+        "" if line.throttled_until is None else f"to {line.throttled_until:%H:%M:%S}",
     )
