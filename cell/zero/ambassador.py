@@ -31,6 +31,7 @@ from cell.zero.shadow import BODY_BYTES, Read, Shadows
 from contracts import problems
 from contracts.problems import ProblemError
 
+_END: Final = {"type": "http.response.body", "body": b""}
 REPLAYABLE_BYTES: Final = 1 << 16  # of a body that is kept for the monolith, in case that a modern cell refuses
 
 Send = Callable[[Any], Any]
@@ -109,6 +110,7 @@ class Ambassador:
                         return kept.again()
                 self._told.forwarded(cell.name)
                 await _answer(send, response, pieces(response))
+            await send(_END)  # nothing is waited for after it: the server tells of a client that leaves, done or not
         except NOT_CONNECTED as e:
             context.committed = False
             raise ShardUnavailableError(f"{cell.name} cannot be reached: {type(e).__name__}") from e
@@ -125,6 +127,7 @@ class Ambassador:
             response = await exchange.begin(scope["method"], target_of(scope), headers, body)
             copy = _Copy() if scope["method"] == "GET" and self._shadows.wants(context.tenant) else None
             await _answer(send, response, exchange.body() if copy is None else copy.of(exchange.body()))
+            await send(_END)
         finally:
             exchange.leave()
         if copy is not None and copy.whole and response.status_code == 200:
@@ -221,11 +224,11 @@ async def _check_customer(scope: Any, receive: Receive, knr: int) -> Receive:
 
 
 async def _answer(send: Send, response: httpx.Response, body: AsyncIterator[bytes]) -> None:
-    fields = [(name.lower(), value) for name, value in end_to_end(response.headers.raw)]
+    """All but the end of an answer. The date is the server's to add."""
+    fields = [(name.lower(), value) for name, value in end_to_end(response.headers.raw) if name.lower() != b"date"]
     await send({"type": "http.response.start", "status": response.status_code, "headers": fields})
     async for piece in body:
         await send({"type": "http.response.body", "body": piece, "more_body": True})
-    await send({"type": "http.response.body", "body": b""})
 
 
 async def _refuse(send: Send, error: ProblemError) -> None:

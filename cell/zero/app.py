@@ -38,6 +38,7 @@ from cell.zero.health import ZeroHealth
 from cell.zero.identity import Sessions
 from cell.zero.metrics import ZeroMetrics
 from cell.zero.modern import CONNECTIONS, ModernCell, Paths
+from cell.zero.rehearsal import router as rehearsal_router
 from cell.zero.settings import AmbassadorSettings
 from cell.zero.shadow import Shadows
 from cell.zero.shadow_api import router as shadow_router
@@ -62,6 +63,7 @@ class Zero:
     door: Door
     health: ZeroHealth
     shadows: Shadows
+    transfer: ZeroTransfer
     tasks: Sequence[Coroutine[Any, Any, None]]
 
 
@@ -100,7 +102,12 @@ async def composed(configured: AmbassadorSettings) -> AsyncIterator[Zero]:
         transfer = ZeroTransfer(
             cell=configured.name, schema=migrate.head(migrate.SHARD), pool=pool, door=gate, clock=clock
         )
-        routers = (transfer_api.router(transfer), zero_router(pool), shadow_router(shadows))
+        routers = (
+            transfer_api.router(transfer),
+            zero_router(pool),
+            shadow_router(shadows),
+            rehearsal_router(pool),
+        )
         inside = internal(health, metrics.registry, token, *routers)
         ambassador = Ambassador(
             gate,
@@ -127,7 +134,7 @@ async def composed(configured: AmbassadorSettings) -> AsyncIterator[Zero]:
         agent = await _agent(stack, configured, pool, health, gate)
         if agent is not None:
             tasks.append(agent.run())
-        yield Zero(ingress, inside, gate, health, shadows, tasks)
+        yield Zero(ingress, inside, gate, health, shadows, transfer, tasks)
 
 
 async def _cells(stack: contextlib.AsyncExitStack, configured: AmbassadorSettings) -> dict[str, ModernCell]:

@@ -5,14 +5,14 @@ import contextlib
 import itertools
 import secrets
 import time
-from collections.abc import AsyncIterator, Callable, Generator
+from collections.abc import AsyncIterator, Callable, Generator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 from urllib.parse import urlsplit
 
 import asyncpg
 import httpx
-from litestar import Litestar
+from litestar import Litestar, Router
 
 from cell import app, blobs, worker
 from cell.access import Role
@@ -216,7 +216,7 @@ class World:
 
 
 @contextlib.asynccontextmanager
-async def opened(cell: CellDatabases) -> AsyncIterator[World]:
+async def opened(cell: CellDatabases, routers: Sequence[Router] = app.PRODUCT) -> AsyncIterator[World]:
     """The API process of the cell, as `cell.app` composes it, without its listeners."""
     clock = asyncio.get_running_loop().time
     meter = Meter("test-api")
@@ -239,9 +239,8 @@ async def opened(cell: CellDatabases) -> AsyncIterator[World]:
         )
         key = secrets.token_bytes(32)
         metrics = CellMetrics(CELL, lambda: gate.in_flight)
-        product = app.product(
-            databases.shards, health, blobs.opened(cell.blobs_url), takes_payments=True, webhooks_private=True
-        )
+        files = blobs.opened(cell.blobs_url)
+        product = app.product(databases.shards, health, files, routers, takes_payments=True, webhooks_private=True)
         wall = wall_of(product, shard_of, metrics)
         ingress = Ingress(
             product, cell=CELL, envelope_key=key, gate=gate, metrics=metrics, meter=meter, wall=wall, clock=clock
