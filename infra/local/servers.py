@@ -41,6 +41,9 @@ POSTGRES_SETTINGS: Final[Mapping[str, str]] = {
     "max_connections": "60",
     "shared_buffers": "32MB",
     "wal_level": "logical",
+    "max_replication_slots": "20",
+    "max_wal_senders": "20",
+    "max_slot_wal_keep_size": "2GB",  # a slot that nobody reads is given up before it fills the disk
     "min_wal_size": "32MB",
     "max_wal_size": "256MB",
     "max_prepared_transactions": "0",

@@ -15,6 +15,7 @@ from cell.modules.reports.service import QueueWall
 from cell.shards.session import Shards, TenantSession
 from cell.shards.sql import prepare
 from cell.shards.tables import tenants
+from contracts import ids
 
 __all__ = ["Maker", "QueueWall", "ReportMetrics", "chore", "tidy"]
 
@@ -33,6 +34,9 @@ def chore(blobs: Blobs, home: str) -> Callable[[TenantSession], Awaitable[int]]:
     async def tend(session: TenantSession) -> int:
         if not await service.any_of(session):
             return 0
+        if await service.made_elsewhere(session, home):
+            found = [f"{ids.tenant_of(session.tenant)}/{name}" async for name, _ in blobs.of(session.tenant)]
+            await service.adopt(session, home, found)
         queued = await service.recover(session, home)
         keys = await service.prune(session)
         await blobs.delete(keys)  # before the commit: what stays behind is in nobody's row

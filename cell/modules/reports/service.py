@@ -9,6 +9,7 @@ from uuid import UUID
 
 import asyncpg
 import sqlalchemy as sa
+from sqlalchemy.dialects.postgresql import ARRAY
 from sqlalchemy.sql.functions import func
 
 from cell import work
@@ -186,6 +187,17 @@ _STRANDED = prepare(
     .where(_mine, reports.c.status == Status.DONE, reports.c.home != _HOME)
     .values(**_again, note=_NOTE, failures=0, due=func.now())
 )
+_ELSEWHERE = prepare(sa.select(reports.c.blob).where(_mine, reports.c.status == Status.DONE, reports.c.home != _HOME))
+_ADOPT = prepare(
+    sa.update(reports)
+    .where(
+        _mine,
+        reports.c.status == Status.DONE,
+        reports.c.home != _HOME,
+        reports.c.blob == sa.any_(sa.bindparam("keys", type_=ARRAY(sa.Text))),
+    )
+    .values(home=_HOME)
+)
 _REST = prepare(
     sa.select(func.min(sa.case((_alive, reports.c.lease), else_=reports.c.due)) - func.now())
     .where(_open)
@@ -309,6 +321,16 @@ async def rest(session: TenantSession, home: str) -> None:
 async def any_of(session: TenantSession) -> bool:
     """Whether the tenant has reports: most have none."""
     return bool(await session.fetchval(_ANY))
+
+
+async def made_elsewhere(session: TenantSession, home: str) -> bool:
+    """Whether the tenant has finished reports that another cell made: it has moved."""
+    return bool(await session.fetch(_ELSEWHERE, home=home))
+
+
+async def adopt(session: TenantSession, home: str, keys: list[str]) -> None:
+    """Finished reports whose files are in this cell's store are at home here: the move brought them along."""
+    await session.execute(_ADOPT, home=home, keys=keys)
 
 
 async def recover(session: TenantSession, home: str) -> int:

@@ -26,7 +26,6 @@ from tests.integration.cell.cell_world import CELL, EPOCH, Merchant, World
 
 NOW = datetime.now(UTC)
 YEAR = {"from": f"{NOW.year}-01-01", "to": f"{NOW.year}-12-31"}
-TODAY = NOW.date().isoformat()
 
 
 @pytest_asyncio.fixture(autouse=True)
@@ -118,6 +117,7 @@ async def test_the_file_of_a_report_is_what_was_sold(
 ) -> None:
     monkeypatch.setattr(maker, "PART_ORDERS", 2)  # so that there are parts to add up
     cup, pot = await merchant.product(100), await merchant.product(5_000)
+    today = datetime.now(UTC).date().isoformat()  # not the day on which the run began
     for quantity in (1, 2, 3):
         await merchant.order((cup, quantity))
     await merchant.order((cup, 1), (pot, 2), (cup, 1))
@@ -132,12 +132,12 @@ async def test_the_file_of_a_report_is_what_was_sold(
     assert [(row[0], row[3:]) for row in products[1:]] == [
         (pot, ["EUR", "1", "2", "10000"]), (cup, ["EUR", "4", "8", "800"]),
     ]  # fmt: skip
-    assert days[1:] == [[TODAY, "EUR", "4", "10", "10800"]]
+    assert days[1:] == [[today, "EUR", "4", "10", "10800"]]
     assert [(row[0], row[2], row[4], row[5]) for row in sold[1:]] == [
         ("1", "1", "1", "100"), ("2", "1", "2", "100"), ("3", "1", "3", "100"),
         ("4", "1", "1", "100"), ("4", "2", "2", "5000"), ("4", "3", "1", "100"),
     ]  # fmt: skip
-    assert {row[1][:10] for row in sold[1:]} == {TODAY}
+    assert {row[1][:10] for row in sold[1:]} == {today}
 
 
 async def test_a_result_says_what_it_is_and_how_long(world: World, merchant: Merchant) -> None:
@@ -422,6 +422,21 @@ async def test_a_report_that_moved_in_without_its_file_is_made_again_and_says_so
     assert found["status"] == "done"
     assert len(await lines(merchant, report)) == 2
     assert found["note"] == ("Made again: its file stayed in the cell before." if status == "done" else None)
+
+
+async def test_a_report_that_moved_in_with_its_file_would_be_made_again(world: World, merchant: Merchant) -> None:
+    await seeded(merchant)
+    async with world.worker() as running:
+        report = await ask(merchant)
+        await until(merchant, report, "done")
+        (file,) = files(world)
+        await merchant.rows("UPDATE product.reports SET home = 'cell-9' WHERE tenant_id = $1")
+        async with asyncio.timeout(60):
+            while (await merchant.rows("SELECT home FROM product.reports WHERE tenant_id = $1"))[0]["home"] != CELL:
+                await asyncio.sleep(0.02)
+        assert files(world) == [file]
+        assert len(await lines(merchant, report)) == 2
+        assert [found.key async for found in running.files.all()] == [file]
 
 
 async def test_a_result_whose_file_is_gone_is_made_again_and_says_so(world: World, merchant: Merchant) -> None:
