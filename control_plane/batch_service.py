@@ -192,6 +192,7 @@ class Batches:
         batch_id = self._new_id()
         await batch_store.insert(conn, batch_id, kind, cell, limits, plan.blocked, plan.reason, actor.name)
         await batch_store.add(conn, batch_id, plan.moves, cut(len(plan.moves), limits), shards)
+        await batch_store.set_apart(conn, batch_id, [b for b in plan.blocked if b.number in apart])
         await audit.record(
             conn, actor.name, "batch_started", f"batch:{batch_id}", kind=kind.value, cell=cell, moves=len(plan.moves)
         )

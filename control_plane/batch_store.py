@@ -107,7 +107,7 @@ batch_moves: Final = sa.Table(
     sa.Column("reason", sa.Text, nullable=False),  # of the choice, later of the outcome
     _at("updated_at"),
     sa.CheckConstraint(one_of("state", _values(ItemState)), name="state"),
-    sa.CheckConstraint("source <> target", name="elsewhere"),
+    sa.CheckConstraint("source <> target OR state = 'skipped'", name="elsewhere"),
     sa.CheckConstraint("state <> 'running' OR move IS NOT NULL", name="running_has_a_move"),
 )
 sa.Index("uq_batch_moves_open_tenant", batch_moves.c.tenant, unique=True, postgresql_where=sa.text(_OPEN_SQL))
@@ -196,6 +196,21 @@ async def add(
             "state": ItemState.WAITING.value, "reason": p.reason,
         }
         for n, p in enumerate(chosen)
+    ]  # fmt: skip
+    if rows:
+        await conn.execute(batch_moves.insert(), rows)
+
+
+async def set_apart(conn: AsyncConnection, batch_id: str, staying: Sequence[Blocked]) -> None:
+    """Tenants whom the batch never takes up, though they live in the cell that it empties."""
+    had = sa.select(sa.func.count()).select_from(batch_moves).where(batch_moves.c.batch == batch_id)
+    first = (await conn.execute(had)).scalar_one()
+    rows = [
+        {
+            "batch": batch_id, "tenant": b.number, "position": first + n, "wave": 1, "slug": b.slug, "source": b.cell,
+            "target": b.cell, "shard": "", "state": ItemState.SKIPPED.value, "reason": b.reason,
+        }
+        for n, b in enumerate(staying)
     ]  # fmt: skip
     if rows:
         await conn.execute(batch_moves.insert(), rows)

@@ -109,15 +109,17 @@ async def cell_of(conn: AsyncConnection, name: str) -> Cell:
     return found[0]
 
 
-async def reserve(conn: AsyncConnection, name: str) -> None:
+async def reserve(conn: AsyncConnection, name: str, *, returning: bool = False) -> None:
     """Lock the cell to the end of the transaction and make sure that it takes one tenant more.
 
     Whoever adds a tenant to a cell, or sets it as a move's target, calls this first: without the lock two of them
-    could take the last place.
+    could take the last place. ``returning``: a tenant that came from there, which it takes back unless it is closed.
     """
     row = (
         await conn.execute(sa.select(cells).where(cells.c.name == name).with_for_update(key_share=True))
     ).one_or_none()
+    if row is not None and returning and row.state in ("active", "draining"):
+        return
     if row is None or row.state != "active":
         raise ProblemError(CONFLICT, f"The cell {name} is {row.state if row else 'gone'} and takes no tenant.")
     here = sa.and_(tenants.c.cell == name, tenants.c.state != "deleted")

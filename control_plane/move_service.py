@@ -79,11 +79,11 @@ class Moves:
                 await claim(conn, move_id)
             return await _history(conn, move_id)
 
-    async def estimate(self, ref: str, to: str, *, standby: bool = False) -> Estimate:
+    async def estimate(self, ref: str, to: str, *, standby: bool = False, returning: bool = False) -> Estimate:
         """What `start` would do; raises the same problems. Nothing is changed."""
         async with self._engine.connect() as conn:
             tenant = await tenant_named(conn, ref)
-            source, _target = await _checked(conn, tenant, to)
+            source, _target = await _checked(conn, tenant, to, returning=returning)
         weight = await weigh(self._client, source.target, tenant_of(tenant.number), tenant.slug)
         path = path_of(weight, tenant.slug, standby=standby)
         copy_s, hold_ms = timing(weight, path)
@@ -135,7 +135,8 @@ class Moves:
     async def rollback(self, move_id: str, actor: Actor) -> History:
         """Plan the way back, as a move of kind rollback: to a standby that follows, or the same path backwards.
 
-        Only the newest move of a tenant has a way back.
+        Only the newest move of a tenant has a way back. It is open also where the cell is draining or full: the tenant
+        had its place there a moment ago, and whoever undoes a move has a reason.
         """
         async with self._engine.connect() as conn:
             undone = (await _history(conn, move_id)).move
@@ -143,11 +144,11 @@ class Moves:
             return await self._return_to_standby(undone, actor)
         async with self._engine.connect() as conn:
             await _newest(conn, undone)
-        e = await self.estimate(tenant_of(undone.tenant), undone.source)
+        e = await self.estimate(tenant_of(undone.tenant), undone.source, returning=True)
         async with self._engine.begin() as conn:
             tenant = await _newest(conn, undone)
-            await _checked(conn, tenant, undone.source)
-            await reserve(conn, undone.source)
+            await _checked(conn, tenant, undone.source, returning=True)
+            await reserve(conn, undone.source, returning=True)
             expected = Progress(rows_expected=e.weight.rows, bytes_expected=e.weight.bytes)
             new_id = await self._plan(
                 conn, tenant, undone.source, Kind.ROLLBACK, actor, undoes=undone.id, path=e.path, expected=expected
@@ -224,8 +225,8 @@ class Moves:
         return move_id
 
 
-async def _checked(conn: AsyncConnection, tenant: Tenant, to: str) -> tuple[Cell, Cell]:
-    """Source and target, if the tenant may move there as things stand."""
+async def _checked(conn: AsyncConnection, tenant: Tenant, to: str, *, returning: bool = False) -> tuple[Cell, Cell]:
+    """Source and target, if the tenant may move there as things stand; ``returning`` to where it came from."""
     if tenant.state not in _MOVABLE:
         raise ProblemError(
             problems.CONFLICT, f"{tenant.slug} is {tenant.state}.", advice="Only an active or suspended tenant moves."
@@ -237,7 +238,7 @@ async def _checked(conn: AsyncConnection, tenant: Tenant, to: str) -> tuple[Cell
         raise ProblemError(problems.MOVE_NOOP, f"{tenant.slug} lives in {to}.")
     await batch_store.refuse_undone(conn, tenant, to)
     source = await cell_of(conn, tenant.cell)
-    if target.state != "active":
+    if target.state != "active" and not (returning and target.state == "draining"):
         raise ProblemError(
             problems.CONFLICT,
             f"{to} is {target.state} and takes no tenant.",
@@ -253,7 +254,7 @@ async def _checked(conn: AsyncConnection, tenant: Tenant, to: str) -> tuple[Cell
         raise ProblemError(
             problems.SCHEMA_MISMATCH, f"{source.name} has schema {source.schema}, {to} has {target.schema}."
         )
-    if target.tenants >= target.capacity:
+    if target.tenants >= target.capacity and not returning:
         raise ProblemError(problems.CELL_FULL, f"{to} holds {target.tenants} of {target.capacity} tenants.")
     return source, target
 

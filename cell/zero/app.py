@@ -38,6 +38,7 @@ from cell.zero.health import ZeroHealth
 from cell.zero.identity import Sessions
 from cell.zero.metrics import ZeroMetrics
 from cell.zero.modern import CONNECTIONS, ModernCell, Paths
+from cell.zero.quarantine import Watch
 from cell.zero.rehearsal import router as rehearsal_router
 from cell.zero.settings import AmbassadorSettings
 from cell.zero.shadow import Shadows
@@ -130,7 +131,8 @@ async def composed(configured: AmbassadorSettings) -> AsyncIterator[Zero]:
             clock=time.monotonic,
         )
         keep = gate.keep(lambda: _connect(dsn), asyncio.sleep)
-        tasks: list[Coroutine[Any, Any, None]] = [keep, shadows.run()]
+        watch = Watch(pool, metrics.registry)
+        tasks: list[Coroutine[Any, Any, None]] = [keep, shadows.run(), watch.run()]
         agent = await _agent(stack, configured, pool, health, gate)
         if agent is not None:
             tasks.append(agent.run())

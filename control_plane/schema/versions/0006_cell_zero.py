@@ -1,4 +1,4 @@
-"""The way out of cell zero: who answers for it, and until when."""
+"""The way out of cell zero: who answers for it, and until when; and who stays, in the batch that empties it."""
 
 import sqlalchemy as sa
 from alembic import op
@@ -9,8 +9,13 @@ branch_labels = None
 depends_on = None
 
 
+_ELSEWHERE = "ck_batch_moves_elsewhere"
+
+
 def upgrade() -> None:
-    """Create the table of programmes."""
+    """Create the table of programmes; let a batch name who stays where it is."""
+    op.drop_constraint(op.f(_ELSEWHERE), "batch_moves")
+    op.create_check_constraint(op.f(_ELSEWHERE), "batch_moves", "source <> target OR state = 'skipped'")
     op.create_table(
         "zero_programmes",
         sa.Column("cell", sa.Text(), nullable=False),
@@ -24,5 +29,8 @@ def upgrade() -> None:
 
 
 def downgrade() -> None:
-    """Drop it."""
+    """Drop it, and what only the wider rule allows."""
+    op.execute("DELETE FROM batch_moves WHERE source = target")
+    op.drop_constraint(op.f(_ELSEWHERE), "batch_moves")
+    op.create_check_constraint(op.f(_ELSEWHERE), "batch_moves", "source <> target")
     op.drop_table("zero_programmes")

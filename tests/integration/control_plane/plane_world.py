@@ -79,13 +79,13 @@ class Plane:
         self._tasks: list[asyncio.Task[None]] = []
         self.restart()
 
-    def restart(self) -> None:
+    def restart(self, seed: int = 7) -> None:
         """A new process, as far as memory goes: nothing listens for notices until `listen`."""
         for task in self._tasks:
             task.cancel()
         self.services = compose(
             self.engine, self.http, fleet_root=FLEET_ROOT, base_domain=DOMAIN, mailer=self.mailbox,
-            clock=monotonic, rng=random.Random(7),
+            clock=monotonic, rng=random.Random(seed),
         )  # fmt: skip
         api = create_app(self.services, FLEET_ROOT)
         front_door = create_front_door(self.services, ENVELOPE_KEY)

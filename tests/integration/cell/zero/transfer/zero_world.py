@@ -33,13 +33,23 @@ class Zero:
         self.gate = gate
         self.transfer = transfer
 
-    async def customer(self, orders: int = 6) -> tuple[int, int]:
-        """A new customer who is a tenant: (tenant, knr)."""
-        tenant, knr = next(_numbers), next(_customers)
+    async def stranger(self, orders: int = 6) -> int:
+        """A new customer who is no tenant yet; the customer number."""
+        knr = next(_customers)
         async with self.pool.acquire() as connection:
             await seed.seed(connection, customers=1, orders=orders, password=PASSWORD, first=knr, number=knr)
             await shop.recount(connection, knr)  # as after a night with its cron job
+        return knr
+
+    async def enrol(self, tenant: int, knr: int) -> None:
+        """Let the customer be this tenant."""
+        async with self.pool.acquire() as connection:
             await database.enrol(connection, [(tenant, knr)])
+
+    async def customer(self, orders: int = 6) -> tuple[int, int]:
+        """A new customer who is a tenant: (tenant, knr)."""
+        tenant, knr = next(_numbers), await self.stranger(orders)
+        await self.enrol(tenant, knr)
         return tenant, knr
 
     async def rows(self, knr: int) -> OldTenant:

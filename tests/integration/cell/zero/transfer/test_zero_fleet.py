@@ -1,0 +1,190 @@
+"""The control plane, its mover and its batches with a real cell zero and a real modern cell, in one process."""
+
+import asyncio
+import contextlib
+import secrets
+from collections.abc import AsyncIterator
+from typing import Any
+
+import httpx
+import pytest_asyncio
+from litestar import Litestar
+from litestar.types import ControllerRouterHandler
+
+from cell import answers
+from cell.schema import migrate
+from cell.transfer import api as transfer_api
+from cell.zero import api as zero_api
+from cell.zero import quarantine
+from contracts.keys import Purpose, bearer
+from tests.integration.cell.cell_world import World
+from tests.integration.cell.zero.transfer import zero_world
+from tests.integration.cell.zero.transfer.zero_world import PASSWORD, Zero
+from tests.integration.control_plane.conftest import plane, template  # noqa: F401 - its fixtures
+from tests.integration.control_plane.fake_cell import FLEET_ROOT
+from tests.integration.control_plane.plane_world import Plane
+
+ZERO, MODERN = "cell-zero", "cell-1"
+PATIENCE_S = 60.0
+
+
+class Net(httpx.AsyncBaseTransport):
+    """Reaches each cell's internal listener by its name."""
+
+    def __init__(self, cells: dict[str, Litestar]) -> None:
+        self._cells = {f"{name}.test": httpx.ASGITransport(app) for name, app in cells.items()}
+
+    async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
+        return await self._cells[request.url.host].handle_async_request(request)
+
+
+def listener(name: str, *routers: ControllerRouterHandler) -> Litestar:
+    guard = transfer_api.token_guard(bearer(FLEET_ROOT, Purpose.TRANSFER, name))
+    return Litestar(
+        list(routers), guards=[guard], exception_handlers=answers.HANDLERS, openapi_config=None, logging_config=None
+    )
+
+
+@pytest_asyncio.fixture
+async def alone(postgres: Any) -> AsyncIterator[Zero]:
+    """Cell zero on a database of the test's own: it counts all customers."""
+    dsn = await postgres.create_database(f"shop_{secrets.token_hex(4)}")
+    await zero_world.install(dsn)
+    async with zero_world.opened(dsn) as zero:
+        yield zero
+
+
+@pytest_asyncio.fixture
+async def fleet(plane: Plane, alone: Zero, world: World) -> AsyncIterator[Plane]:  # noqa: F811 - the fixture
+    """The control plane with both cells registered in the place of its fake ones."""
+    net = Net(
+        {
+            ZERO: listener(ZERO, transfer_api.router(alone.transfer), zero_api.router(alone.pool)),
+            MODERN: listener(MODERN, transfer_api.router(world.transfer)),
+        }
+    )
+    plane.http = httpx.AsyncClient(transport=net)
+    plane.restart(secrets.randbits(32))  # the real cells keep what other tests left in them
+    schema = migrate.head(migrate.SHARD)
+    await plane.register(MODERN, schema=schema)
+    await plane.register(ZERO, schema=schema, capacity=0, shards=["monolith"])
+    await plane.rows(
+        "UPDATE cells SET last_seen = clock_timestamp() + interval '1 hour', schema_revision = :s", s=schema
+    )
+    await plane.rows("UPDATE cells SET state = 'closed' WHERE name = 'cell-2'")
+    plane.listen()
+    yield plane
+
+
+@contextlib.asynccontextmanager
+async def leading(plane: Plane, term: int = 1) -> AsyncIterator[None]:  # noqa: F811 - not the fixture
+    tasks = [asyncio.create_task(work(term)) for work in (plane.services.runner.run, plane.services.waves.run)]
+    try:
+        yield
+    finally:
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+
+
+async def asked(fleet: Plane, method: str, path: str, body: object = None, status: int = 200) -> dict[str, Any]:
+    answer = await fleet.call(method, path, body)
+    assert answer.status_code == status, answer.text
+    told: dict[str, Any] = answer.json()
+    return told
+
+
+async def until_over(fleet: Plane, path: str, *states: str) -> dict[str, Any]:
+    async with asyncio.timeout(PATIENCE_S):
+        while (told := await asked(fleet, "GET", path))["state"] not in states:
+            await asyncio.sleep(0.02)
+    return told
+
+
+async def newcomers(zero: Zero, count: int) -> list[int]:
+    """Customers who are no tenants yet."""
+    return [await zero.stranger() for _ in range(count)]
+
+
+async def test_cell_zero_is_emptied_but_for_whom_its_rows_keep_and_retires_only_at_zero(
+    fleet: Plane, alone: Zero, world: World
+) -> None:
+    good, bad, back = await newcomers(alone, 3)
+    await alone.pool.execute("UPDATE art SET pr = 'nach Vereinbarung' WHERE knr = $1", bad)
+    told = await asked(fleet, "GET", f"/v1/zero/{ZERO}", status=404)
+    assert "cellctl zero plan" in told["advice"]
+    plan = {"owner": "the shop team", "due": "2030-01-31"}
+    assert (await asked(fleet, "POST", f"/v1/zero/{ZERO}/plan", plan | {"dry_run": True}))["adopted"] == 3
+    assert (await asked(fleet, "POST", f"/v1/zero/{ZERO}/plan", plan))["adopted"] == 3
+    assert (await asked(fleet, "POST", f"/v1/zero/{ZERO}/plan", plan))["adopted"] == 0  # said again, nobody is doubled
+    routes = await fleet.routed()
+    assert {routes[f"kunde-{knr}.example.test"].cell for knr in (good, bad, back)} == {ZERO}
+    assert (await fleet.sign_up("newcomer-1")).json()["cell"] == MODERN  # nobody new comes to cell zero
+
+    status = await asked(fleet, "GET", f"/v1/zero/{ZERO}")
+    assert (status["owner"], status["due"], status["left"], status["moved"]) == ("the shop team", "2030-01-31", 3, 0)
+    assert [b["customer"] for b in status["blockers"]] == [bad]
+    async with leading(fleet):
+        batch = await asked(fleet, "POST", f"/v1/zero/{ZERO}/migrate", {}, status=201)
+        assert [b["slug"] for b in batch["blocked"]] == [f"kunde-{bad}"]
+        done = await until_over(fleet, f"/v1/batches/{batch['id']}", "done", "incomplete", "stopped")
+        assert (done["state"], done["counts"]) == ("incomplete", {"done": 2, "skipped": 1})
+        refused = await asked(fleet, "POST", f"/v1/zero/{ZERO}/retire", {}, status=409)
+        assert refused["left"] == 1
+
+        moves = (await asked(fleet, "GET", f"/v1/moves?tenant=kunde-{back}"))["moves"]
+        tenant = moves[0]["tenant"]
+        client = world.client(tenant, None, epoch=moves[0]["epoch"])
+        login = {"email": f"chef@kunde-{back}.test", "password": PASSWORD}
+        token = (await client.post("/v1/sessions", json=login)).json()["token"]
+        owner = world.client(tenant, token, epoch=moves[0]["epoch"])
+        product = (await owner.get("/v1/products")).json()["items"][0]["id"]
+        order = {"lines": [{"product_id": product, "quantity": 2}], "reference": "in the new home"}
+        assert (await owner.post("/v1/orders", json=order, headers={"Idempotency-Key": "k"})).status_code == 201
+        rollback = await asked(fleet, "POST", f"/v1/moves/{moves[0]['id']}/rollback", status=201)
+        assert (await until_over(fleet, f"/v1/moves/{rollback['id']}", "done", "failed", "cancelled"))[
+            "state"
+        ] == "done"
+        assert "in the new home" in {head.ref for head in (await alone.rows(back)).aufk}
+        assert (await asked(fleet, "GET", f"/v1/zero/{ZERO}"))["left"] == 2
+
+        await alone.pool.execute("UPDATE art SET pr = '1,00' WHERE knr = $1", bad)
+        await asked(fleet, "GET", f"/v1/zero/{ZERO}/preflight")
+        batch = await asked(fleet, "POST", f"/v1/zero/{ZERO}/migrate", {}, status=201)
+        done = await until_over(fleet, f"/v1/batches/{batch['id']}", "done", "incomplete", "stopped")
+        assert (done["state"], done["counts"]["done"]) == ("done", 2)
+
+    await alone.pool.execute("UPDATE aufk SET mahn = 3 WHERE knr = $1", good)
+    await quarantine.look(alone.pool)
+    refused = await asked(fleet, "POST", f"/v1/zero/{ZERO}/retire", {}, status=409)
+    assert "quarantine" in refused["detail"]
+    retired = await asked(fleet, "POST", f"/v1/zero/{ZERO}/retire", {"accept_quarantine": True})
+    assert (retired["left"], retired["moved"], retired["customers"]) == (0, 3, 3)
+    assert retired["retired_at"] is not None
+    cells = (await asked(fleet, "GET", "/v1/cells"))["cells"]
+    assert {c["name"]: c["state"] for c in cells}[ZERO] == "closed"
+
+
+async def test_a_customer_whose_host_is_taken_is_named_and_stops_nobody(fleet: Plane, alone: Zero) -> None:
+    first, second = await newcomers(alone, 2)
+    assert (await fleet.sign_up(f"kunde-{first}")).status_code == 201
+    told = await asked(fleet, "POST", f"/v1/zero/{ZERO}/plan", {"owner": "us"})
+    assert told["adopted"] == 1
+    assert [(r["customer"], r["reason"]) for r in told["refused"]] == [(first, "a tenant of the fleet has this slug")]
+    status = await asked(fleet, "GET", f"/v1/zero/{ZERO}")
+    assert (status["left"], status["strangers"]) == (1, 1)
+    assert second
+
+
+async def test_a_crash_between_the_two_databases_gives_a_customer_no_second_tenant(fleet: Plane, alone: Zero) -> None:
+    (knr,) = await newcomers(alone, 1)
+    await alone.enrol(10**12 - 7, knr)  # cell zero heard of it, the control plane died before its own commit
+    assert (await asked(fleet, "POST", f"/v1/zero/{ZERO}/plan", {"owner": "us"}))["adopted"] == 1
+    shown = await asked(fleet, "GET", f"/v1/tenants/kunde-{knr}")
+    assert shown["id"] == f"t{10**12 - 7}"
+
+
+async def test_a_modern_cell_is_not_taken_for_a_cell_zero(fleet: Plane) -> None:
+    told = await asked(fleet, "POST", f"/v1/zero/{MODERN}/plan", {"owner": "us"}, status=409)
+    assert told["detail"] == f"{MODERN} is a modern cell, not a cell zero."
+    assert "there are" in (await asked(fleet, "GET", "/v1/zero/cell-9", status=404))["detail"]
