@@ -9,9 +9,11 @@ import random
 from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import StrEnum
+from heapq import nsmallest
 from typing import Final
 
 TIE: Final = 0.01  # projected loads this close are no reason to prefer one
+REASONS: Final = 20  # of cells that do not fit, said of a tenant for which there is none
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,26 +112,28 @@ def place(fleet: Sequence[CellFacts], wanted: Wanted, rng: random.Random) -> Pla
     """Choose a cell. The same snapshot, tenant and ``rng`` state give the same choice."""
     if not fleet:
         return NoPlacement("no cell is registered")
-    faults = {cell.name: misfit(cell, wanted) for cell in fleet}
-    fitting = sorted(
-        (cell for cell in fleet if faults[cell.name] is None),
-        key=lambda cell: (projected_load(cell, wanted), cell.name),
-    )
-    if not fitting:
-        return NoPlacement("no cell fits: " + "; ".join(fault.reason for fault in faults.values() if fault))
-    best = projected_load(fitting[0], wanted)
-    if len(fitting) == 1:
-        return Placement(fitting[0].name, f"{fitting[0].name} is the only cell that fits (projected load {best:.3f})")
-    second = projected_load(fitting[1], wanted)
+    faults = [misfit(cell, wanted) for cell in fleet]
+    fitting = [cell for cell, fault in zip(fleet, faults, strict=True) if fault is None]
+    best_two = nsmallest(2, fitting, key=lambda cell: (projected_load(cell, wanted), cell.name))
+    if not best_two:
+        reasons = [fault.reason for fault in faults if fault]
+        more = f"; and {len(reasons) - REASONS} cells more" if len(reasons) > REASONS else ""
+        return NoPlacement(f"no cell fits: {'; '.join(reasons[:REASONS])}{more}")
+    best = projected_load(best_two[0], wanted)
+    if len(best_two) == 1:
+        only = best_two[0].name
+        return Placement(only, f"{only} is the only cell that fits (projected load {best:.3f})")
+    second = projected_load(best_two[1], wanted)
     if second - best > TIE:
         return Placement(
-            fitting[0].name,
-            f"{fitting[0].name} has the least projected load of {len(fitting)} cells that fit "
-            f"({best:.3f}; next is {fitting[1].name} with {second:.3f})",
+            best_two[0].name,
+            f"{best_two[0].name} has the least projected load of {len(fitting)} cells that fit "
+            f"({best:.3f}; next is {best_two[1].name} with {second:.3f})",
         )
-    chosen = rng.choice(fitting[:2])
+    chosen = rng.choice(best_two).name
+    names = " and ".join(cell.name for cell in best_two)
     return Placement(
-        chosen.name,
-        f"{fitting[0].name} and {fitting[1].name} are the best of {len(fitting)} cells that fit, their projected loads "
-        f"({best:.3f} and {second:.3f}) within {TIE:g} of each other; chance chose {chosen.name}",
+        chosen,
+        f"{names} are the best of {len(fitting)} cells that fit, their projected loads ({best:.3f} and {second:.3f}) "
+        f"within {TIE:g} of each other; chance chose {chosen}",
     )

@@ -16,6 +16,7 @@ No plan moves a tenant that it, or a plan under way, would move back:
 import random
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from heapq import nsmallest
 from typing import Final
 
 from control_plane.placement import CellFacts, Filter, NoPlacement, Placement, Wanted, misfit, place
@@ -153,6 +154,8 @@ def evacuate(
 
 def _empty(made: _Fleet, residents: Iterable[Resident], cell: str, rng: random.Random, avoid: frozenset[str]) -> None:
     leaving = sorted((r for r in residents if r.cell == cell), key=lambda r: (-r.weight, r.number))
+    near = _near(made.cells.values(), len(leaving), avoid)
+    nowhere: dict[tuple[str, str, str | None], tuple[str, str]] = {}
     for tenant in leaving:
         if tenant.busy:
             made.block(tenant, tenant.busy, "Plan again once that is over.")
@@ -160,18 +163,35 @@ def _empty(made: _Fleet, residents: Iterable[Resident], cell: str, rng: random.R
         if tenant.pin == cell:
             made.block(tenant, f"it is pinned to {cell}", _HELP[Filter.PIN].format(slug=tenant.slug))
             continue
-        placed, wanted = where(list(made.cells.values()), tenant, avoid, rng)
+        placed, _ = where([made.cells[name] for name in near], made.cells[cell], tenant, avoid, rng)
         if isinstance(placed, Placement):
             made.move(tenant, placed.cell, f"{cell} is emptied; {placed.reason}")
-        else:
-            made.block(tenant, placed.reason, help_for(list(made.cells.values()), tenant, wanted))
+            continue
+        kind = (tenant.tier, tenant.region, tenant.pin)
+        if kind not in nowhere:  # why, is the same for all of a kind; and asks every cell
+            everywhere = list(made.cells.values())
+            none, wanted = where(everywhere, made.cells[cell], tenant, avoid, rng)
+            nowhere[kind] = none.reason, help_for(everywhere, tenant, wanted)
+        made.block(tenant, *nowhere[kind])
+
+
+def _near(fleet: Iterable[CellFacts], count: int, avoid: frozenset[str]) -> list[str]:
+    """Where ``count`` tenants can end: of cells that are alike, the emptiest, so many that no other is ever better.
+
+    Each tenant raises one cell, so after ``count`` of them the best two are still among the ``count + 2`` emptiest.
+    """
+    alike: dict[tuple[str, str, str, int], list[CellFacts]] = {}
+    for cell in fleet:
+        if cell.name not in avoid and cell.state == "active" and cell.healthy and cell.tenants < cell.capacity:
+            alike.setdefault((cell.region, cell.tier, cell.schema, cell.capacity), []).append(cell)
+    chosen = (nsmallest(count + 2, cells, key=lambda c: (c.load, c.name)) for cells in alike.values())
+    return sorted(cell.name for cells in chosen for cell in cells)
 
 
 def where(
-    fleet: Sequence[CellFacts], tenant: Resident, avoid: frozenset[str], rng: random.Random
+    fleet: Sequence[CellFacts], home: CellFacts, tenant: Resident, avoid: frozenset[str], rng: random.Random
 ) -> tuple[Placement | NoPlacement, Wanted]:
     """Where a tenant that must leave its cell goes, and what it needs there: the tier of its cell, else its plan's."""
-    home = next(cell for cell in fleet if cell.name == tenant.cell)
     found: Placement | NoPlacement = NoPlacement("")
     wanted = Wanted(home.tier, tenant.weight)
     for tier in dict.fromkeys((home.tier, tenant.tier)):

@@ -225,7 +225,8 @@ class WaveRunner:
         elif problem.slug in _OF_TARGET and batch.kind is Kind.REBALANCE:
             await self._write(batch, member, ItemState.SKIPPED, reason)  # its cell is well without it
         elif problem.slug in _OF_TARGET:
-            placed, _ = where(fleet, tenant, emptied | {item.target}, self._rng)
+            home = next(cell for cell in fleet if cell.name == tenant.cell)
+            placed, _ = where(fleet, home, tenant, emptied | {item.target}, self._rng)
             if isinstance(placed, Placement):
                 await self._again(batch, member, f"{reason} Next: {placed.reason}", target=placed.cell)
             else:
