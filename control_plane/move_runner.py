@@ -9,6 +9,7 @@ from sqlalchemy.ext.asyncio import AsyncEngine
 
 from contracts.names import Field
 from control_plane import move_store
+from control_plane.move import State
 from control_plane.move_store import Move, StaleMoveError
 from control_plane.signals import MOVES, Signals
 
@@ -27,7 +28,11 @@ class Drives(Protocol):
 
 
 class MoveRunner:
-    """Runs moves side by side, each at most once at a time."""
+    """Runs moves side by side, each at most once at a time.
+
+    ``concurrent`` counts those that copy or cut over. A standby and a paused move only carry changes, for as long as
+    people like, so they take nobody's place.
+    """
 
     def __init__(
         self,
@@ -52,9 +57,12 @@ class MoveRunner:
         try:
             while True:
                 changed = self._signals.subscribe(MOVES)
-                for move_id in await self._waiting():
-                    if move_id not in running and len(running) < self._concurrent:
-                        running[move_id] = asyncio.create_task(self._drive(move_id, term))
+                waiting = await self._waiting()
+                busy = sum(1 for move in waiting if move.id in running and not _idles(move))
+                for move in waiting:
+                    if move.id not in running and (_idles(move) or busy < self._concurrent):
+                        running[move.id] = asyncio.create_task(self._drive(move.id, term))
+                        busy += not _idles(move)
                 await self._until_something_happens(changed.wait(self._look_s), running)
                 running = {move_id: task for move_id, task in running.items() if not task.done()}
         finally:
@@ -62,9 +70,9 @@ class MoveRunner:
                 task.cancel()
             await asyncio.gather(*running.values(), return_exceptions=True)
 
-    async def _waiting(self) -> list[str]:
+    async def _waiting(self) -> list[Move]:
         async with self._engine.connect() as conn:
-            return [move.id for move in await move_store.unfinished(conn)]
+            return await move_store.unfinished(conn)
 
     async def _until_something_happens(
         self, signal: Coroutine[Any, Any, bool], running: dict[str, asyncio.Task[None]]
@@ -85,3 +93,7 @@ class MoveRunner:
         else:
             return
         await asyncio.sleep(self._retry_s)
+
+
+def _idles(move: Move) -> bool:
+    return move.paused or move.state is State.STANDBY

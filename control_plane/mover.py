@@ -383,7 +383,7 @@ def _failure(error: Exception, move: Move) -> Failure:
         if error.slug == problems.FENCED.slug:
             raise StaleMoveError(move.id) from error
         # Before the hold a tenant that does not come to rest may do so later, and a copy can be begun anew.
-        waits = error.slug == problems.FREEZE_BUSY.slug and move.state is State.CATCHING_UP
+        waits = error.slug == problems.FREEZE_BUSY.slug and move.state in (State.COPYING, State.CATCHING_UP)
         lost = large_moves.lost(error)
         return Failure(str(error), retry=waits or (lost and move.state is State.COPYING), lost=lost)
     if isinstance(error, TimeoutError):

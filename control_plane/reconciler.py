@@ -27,6 +27,7 @@ from control_plane.models import cells as cells_table
 from control_plane.move import UNFINISHED
 from control_plane.move_store import moves
 from control_plane.routes import next_fence, publish, route_of
+from control_plane.stream_sweeper import StreamSweeper
 
 log = structlog.get_logger()
 
@@ -79,7 +80,7 @@ def judge(cell: str, seen: Sightings, tenant: Tenant | None, *, complete: bool) 
             return Finding(Repair.ABORT, "it is being imported, but no move is running")
         case "frozen" if at_home == "active":
             return Finding(Repair.RELEASE, f"it is frozen here, but lives in {tenant.cell}")
-        case "moved" if at_home == "active":
+        case "moved" | "standby" if at_home == "active":
             return Finding(Repair.PURGE, f"rows were left behind by a move to {tenant.cell}")
     return None
 
@@ -102,6 +103,7 @@ class Reconciler:
         self._client = client
         self._hint_key = hint_key
         self._period_s = period_s
+        self._streams = StreamSweeper(engine, client)
 
     async def run(self, term: int) -> None:
         """A pass now and then one every period, until cancelled."""
@@ -129,7 +131,7 @@ class Reconciler:
             for cell in fleet:
                 if cell.name in sightings:
                     found += await self._look(cell, ids.TenantId(name), sightings, term, complete=complete)
-        return found
+        return found + await self._streams.sweep(fleet, term)
 
     # -- in our own database --------------------------------------------------------------------------------------
 

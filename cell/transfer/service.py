@@ -161,14 +161,15 @@ class Transfer:
     async def abort(self, tenant: int, fence: Fence, body: Abort) -> None:
         """Give an import up: its rows go, and no activation below ``min_epoch`` succeeds any more.
 
-        A tenant that moved away from here stays ``moved`` with its rows: they are the older home's, not the import's.
+        A tenant that moved away stays ``moved``, or ``standby``, with its rows: they are the older home's, not the
+        import's, and a standby goes on following.
         """
         if (await self._arrive(tenant, fence, "abort")).result is not None:
             return
         async with self._effect(tenant, fence, "abort") as effect:
             least = max(effect.row.min_epoch, body.min_epoch)
-            if effect.row.state == "moved":
-                await effect.settle("moved", {}, min_epoch=least)
+            if effect.row.state in ("moved", "standby"):
+                await effect.settle(effect.row.state, {}, min_epoch=least)
                 return
             await rows.drop(effect.connection, await catalogue.tenant_tables(effect.connection), tenant)
             await effect.settle("aborted", {}, min_epoch=least)

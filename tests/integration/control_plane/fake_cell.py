@@ -172,12 +172,13 @@ class FakeCell(Streams):
 
 
 class _Pieces(httpx.AsyncByteStream):
-    def __init__(self, rows: list[bytes]) -> None:
+    def __init__(self, rows: list[bytes], end: bytes = b"\n") -> None:
         self._rows = rows
+        self._end = end
 
     async def __aiter__(self) -> AsyncIterator[bytes]:
         for row in self._rows:
-            yield row + b"\n"
+            yield row + self._end
 
 
 class FakeFleet(httpx.AsyncBaseTransport):
@@ -237,7 +238,7 @@ class FakeFleet(httpx.AsyncBaseTransport):
             return _json(transfer.Empty())
         if len(parts) == 3:
             return _json([transfer.BlobInfo(name, len(body)) for name, body in files.items()])
-        return httpx.Response(200, content=files[parts[3]])
+        return httpx.Response(200, stream=_Pieces([files[parts[3]]], b""))
 
     def deliver_again(self, sent: Sent) -> str:
         """A late duplicate of a command arrives; how the cell answered it."""

@@ -170,7 +170,7 @@ class World:
         assert sorted(self.fleet.cells[home].tenants[self.id].rows) == sorted(self.rows)
         for name, cell in self.fleet.cells.items():
             left = cell.tenants.get(self.id)
-            assert name == home or left is None or (left.state in ("gone", "aborted") and not left.rows)
+            assert name == home or left is None or (left.state in ("none", "gone", "aborted") and not left.rows)
 
 
 @pytest_asyncio.fixture

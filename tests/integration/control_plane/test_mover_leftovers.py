@@ -2,11 +2,15 @@
 
 import pytest
 
+from contracts import transfer
 from control_plane.models import tenants
+from control_plane.move import Path, State
 from control_plane.reconciler import Repair, judge
 from control_plane.routes import publish, route_of
+from control_plane.stream_sweeper import leftovers, needed_by
 from tests.integration.control_plane.fake_cell import Killed, Row
-from tests.integration.control_plane.mover_world import ROWS, SOURCE, TARGET, World, killed_at
+from tests.integration.control_plane.fake_stream import Receiver, Slot
+from tests.integration.control_plane.mover_world import OPERATOR, ROWS, SOURCE, TARGET, World, killed_at
 
 
 @pytest.mark.invariant(6)
@@ -93,3 +97,56 @@ def test_a_cell_that_serves_a_tenant_nobody_knows_is_reported() -> None:
     finding = judge(TARGET, {TARGET: "active"}, None, complete=True)
     assert finding is not None
     assert finding.repair is Repair.ALARM
+
+
+@pytest.mark.invariant(6)
+async def test_a_slot_that_no_move_needs_does_not_keep_a_servers_log(world: World) -> None:
+    streams = [transfer.stream_name(world.id, "mgone", "out"), transfer.stream_name(world.id, "mgone", "back")]
+    world.source.slots[streams[0]] = Slot(world.id, 0, None)
+    world.target.receivers[streams[0]] = Receiver(world.id, 0)
+    world.target.slots[streams[1]] = Slot(world.id, 0, None, lost=True)
+    assert await world.reconciler().once(1) >= 3
+    await world.assert_settled(SOURCE)
+
+
+@pytest.mark.invariant(6)
+async def test_the_streams_of_a_move_that_runs_or_waits_are_left_alone(world: World) -> None:
+    move_id = await world.start(standby=True)
+    with pytest.raises(Killed):
+        await world.mover(killed_at("standby")).drive(move_id, term=1)
+    before = sorted(world.streams())
+    assert await world.reconciler().once(2) == 0
+    await world.moves.rollback(move_id, OPERATOR)
+    assert await world.reconciler().once(2) == 0
+    assert sorted(world.streams()) == before != []
+
+
+@pytest.mark.invariant(6)
+async def test_a_cell_that_was_away_when_its_move_was_given_up_is_swept_when_it_is_back(world: World) -> None:
+    move_id = await world.start(standby=True)
+    with pytest.raises(Killed):
+        await world.mover(killed_at("holding")).drive(move_id, term=1)
+    await world.moves.cancel(move_id, OPERATOR)
+    world.target.down = True
+    assert (await world.mover().drive(move_id, term=2)).state is State.CANCELLED
+    world.target.down = False
+    assert world.streams() != []
+    await world.reconciler().once(2)
+    await world.assert_settled(SOURCE)
+
+
+@pytest.mark.invariant(6)
+async def test_a_standby_that_no_move_knows_is_dropped(world: World) -> None:
+    await world.mover().drive(await world.start(), term=1)
+    world.source.tenants[world.id].state = "standby"
+    world.source.tenants[world.id].rows = list(ROWS)
+    await world.reconciler().once(1)
+    await world.assert_settled(TARGET)
+
+
+def test_a_leftover_is_explained_by_what_it_does() -> None:
+    name = transfer.stream_name("t1000000001", "m1", "out")
+    kept = transfer.StreamStatus(name, "t1000000001", "shard-1", "sender", "idle", 1, 4096)
+    needed = needed_by([("t1000000001", "m2", Path.LARGE), ("t1000000001", "m1", Path.SMALL)])
+    assert leftovers([kept], needed) == [(kept, "a slot of no running move, idle, that keeps 4096 bytes of log")]
+    assert leftovers([kept], needed_by([("t1000000001", "m1", Path.LARGE)])) == []

@@ -381,3 +381,56 @@ def test_a_group_of_another_package_that_is_not_installed_is_left_out_and_harms_
     assert "gone" not in listed
     assert CliRunner().invoke(root, ["there", "--help"]).exit_code == 0
     assert CliRunner().invoke(root, ["gone", "--help"]).exit_code == 2
+
+
+def large(state: str, **more: Any) -> dict[str, Any]:
+    progress = {
+        "rows": 60_000, "rows_expected": 120_000, "bytes": 9_000_000, "bytes_expected": 18_000_000,
+        "rows_per_s": 30_000.0, "bytes_per_s": 4.5e6, "eta_s": 2.0, "copies": 1, "blobs": 0, "comparisons": 1,
+        "changes": 17, "lag_bytes": 4096, "to_compare": 3, "way_back": "none", "changes_back": 5, "lag_back_bytes": 0,
+    }  # fmt: skip
+    progress |= more.pop("progress", {})
+    return move(state, path="large", progress=progress, **more)
+
+
+def test_a_copy_is_watched_with_its_rate_and_the_time_that_is_left(plane: FakeControlPlane, run: Run) -> None:
+    plane.on("GET", "/v1/moves/m1", large("copying"), large("done"))
+    result = run("moves", "watch", "m1")
+    assert "60,000 of about 120,000 rows, 9.0 MB, 30,000 rows/s, about 2.0 s left" in result.stdout
+
+
+def test_watching_ends_at_a_standby_and_says_what_can_be_done_with_it(plane: FakeControlPlane, run: Run) -> None:
+    plane.on("GET", "/v1/moves/m1", large("switching"), large("standby", progress={"way_back": "following"}))
+    result = run("moves", "watch", "m1")
+    assert result.exit_code == 0
+    last = result.stdout.splitlines()[-1]
+    assert "acme lives in cell-2" in last
+    assert "cellctl moves finalize m1" in last
+    assert "cellctl moves rollback m1" in last
+
+
+def test_a_standby_that_is_being_finalized_is_watched_to_its_end(plane: FakeControlPlane, run: Run) -> None:
+    asked = large("standby", progress={"way_back": "following"}, finalizing=True)
+    plane.on("POST", "/v1/moves/m1/finalize", asked).on("GET", "/v1/moves/m1", asked, large("done"))
+    result = run("moves", "finalize", "m1", "--follow")
+    assert result.exit_code == 0, result.output
+    assert "acme lives in cell-2" in result.stdout.splitlines()[-1]
+
+
+def test_a_paused_move_says_how_it_goes_on(plane: FakeControlPlane, run: Run) -> None:
+    plane.on("POST", "/v1/moves/m1/pause", large("catching_up", paused=True))
+    plane.on("POST", "/v1/moves/m1/resume", large("catching_up"))
+    plane.on("GET", "/v1/moves/m1", large("catching_up", paused=True))
+    assert "cellctl moves resume m1" in run("moves", "pause", "m1").stdout
+    assert "cellctl moves watch m1" in run("moves", "resume", "m1").stdout
+    status = run("moves", "status", "m1").stdout
+    assert "4,096 bytes" in status or "4.1 kB" in status
+    assert "paused" in status
+
+
+def test_a_standby_can_be_given_a_time_limit(plane: FakeControlPlane, run: Run) -> None:
+    plane.on("POST", "/v1/moves", httpx.Response(201, json=large("planned")))
+    result = run("moves", "start", "acme", "cell-2", "--standby", "--finalize-after", "2")
+    assert result.exit_code == 0, result.output
+    assert plane.asked[-1][2] == {"tenant": "acme", "to": "cell-2", "standby": True, "finalize_after_s": 7200.0}
+    assert run("moves", "start", "acme", "cell-2", "--finalize-after", "-1").exit_code == 2
