@@ -48,8 +48,9 @@ status: setup ## show the fleet of `make up`: processes, ports, ready-made comma
 pulumi: setup ## find the Pulumi CLI, or install it into a cache folder (compiled where it cannot be downloaded)
 	@$(PY) -m infra.pulumi_cli install
 
-# Tests of servers and stacks wait more than they compute: more workers than cores. JOBS=0 is one process, for debuggers.
-JOBS ?= 3
+# Tests of servers and stacks wait a good part of their time: two at a time take little longer than one. JOBS=0 is one
+# process, for debuggers.
+JOBS ?= 2
 
 test: setup ## run all tests on real PostgreSQL, Redis and processes (ARGS="FILE -k NAME" JOBS=0: some, in one process)
 	@$(PY) -m pytest -n $(JOBS) $(ARGS)

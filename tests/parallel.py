@@ -1,6 +1,6 @@
 """Tests side by side (pytest-xdist): who runs what, how a run is ended, and what its workers left behind.
 
-Most tests of servers and stacks wait more than they compute, so more workers than cores pay.
+Tests of servers and stacks wait a good part of their time: two at a time take little longer than one.
 """
 
 import contextlib

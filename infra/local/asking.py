@@ -28,7 +28,7 @@ class Operator:
     async def of(cls, fleet: Fleet) -> AsyncIterator["Operator"]:
         """The operator of that fleet."""
         async with fleet.operator() as client:
-            yield cls(client)
+            yield cls(client, patience_s=PATIENCE_S)
 
     async def ask(self, method: str, path: str, **request: Any) -> httpx.Response:
         """The answer, also an error; `LocalFleetError` where there is none for `PATIENCE_S`."""

@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 import pytest_asyncio
 
+from infra.local import asking
 from infra.local.errors import LocalFleetError, StartFailedError
 from infra.local.fleet import Fleet
 from infra.local.plan import MARK
@@ -150,8 +151,9 @@ async def test_an_update_that_failed_is_not_seen_after_its_spec_was_reverted(
 
 
 async def test_a_dead_control_plane_is_a_raw_error_and_leaves_the_change_half_done(
-    fleet: Fleet, cell: dict[str, Any]
+    fleet: Fleet, cell: dict[str, Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr(asking, "PATIENCE_S", 0.5)  # it does not come back
     await fleet.kill(CONTROL_PLANE)
     news = {**cell, "spec": {**cell["spec"], "version": "0.2.0"}}
     for work in (

@@ -29,8 +29,6 @@ from infra.local.servers import PostgresServer, PostgresSpec
 from infra.local.spec import CHECKOUT
 from tests.unit.infra.aws.dockerfile import Stage, parse
 
-pytestmark = pytest.mark.timeout(600)
-
 STAGES = parse((CHECKOUT / "infra/images/Dockerfile").read_text())
 USER = int(STAGES["runtime"].last("USER").partition(":")[0])
 PATIENCE_S = 60.0

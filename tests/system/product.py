@@ -10,6 +10,7 @@ from typing import Any, Self
 import httpx
 
 from infra.local.fleet import Fleet
+from tests.system.waiting import until
 
 _numbers = itertools.count(1)
 PATIENCE_S = 90  # longer than the routers of these tests try: what a client gets is always an answer
@@ -44,7 +45,7 @@ class Product:
             yield cls(fleet, client)
 
     async def sign_up(self, router: str | None = None, **more: str) -> Tenant:
-        """A new tenant by the front door."""
+        """A new tenant by the front door, which every router knows by now."""
         slug = f"shop-{next(_numbers)}-{secrets.token_hex(3)}"
         body = {
             "slug": slug,
@@ -58,10 +59,10 @@ class Product:
         answer = await self.client.post(f"{router or self.routers[0]}/v1/signup", json=body, headers=host)
         assert answer.status_code == 201, answer.text
         made = answer.json()
-        return Tenant(made["tenant"], slug, made["host"], made["api_key"])
+        return await self._known(Tenant(made["tenant"], slug, made["host"], made["api_key"]))
 
     async def tenant_in(self, cell: str) -> Tenant:
-        """A new tenant in that cell, by an operator."""
+        """A new tenant in that cell, by an operator; every router knows it by now."""
         slug = f"shop-{next(_numbers)}-{secrets.token_hex(3)}"
         body = {
             "slug": slug,
@@ -72,7 +73,17 @@ class Product:
             "cell": cell,
         }
         made = (await self.operate("POST", "/v1/tenants", json=body)).json()
-        return Tenant(made["tenant"], slug, made["host"], made["api_key"])
+        return await self._known(Tenant(made["tenant"], slug, made["host"], made["api_key"]))
+
+    async def _known(self, tenant: Tenant) -> Tenant:
+        """A router that hears of a new tenant a moment later than another answers 404 until then."""
+
+        async def by_all() -> bool:
+            answers = [await self.ask(tenant, "GET", "/v1/me", router=n) for n in range(len(self.routers))]
+            return all(answer.status_code == httpx.codes.OK for answer in answers)
+
+        await until(by_all, f"every router to know {tenant.slug}")
+        return tenant
 
     async def operate(self, method: str, path: str, **more: Any) -> httpx.Response:
         """A request to the control plane that must succeed."""

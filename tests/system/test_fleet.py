@@ -45,6 +45,17 @@ def until(condition: Callable[[], bool], what: str) -> None:
         time.sleep(0.01)
 
 
+def stand_still_when(process: "subprocess.Popen[str]", condition: Callable[[], bool], what: str) -> None:
+    """At that moment the command stands still, until `interrupt`: it cannot get further while we look."""
+    until(condition, what)
+    process.send_signal(signal.SIGSTOP)
+
+
+def interrupt(process: "subprocess.Popen[str]") -> None:
+    process.send_signal(signal.SIGINT)
+    process.send_signal(signal.SIGCONT)
+
+
 def recorded(folder: Path) -> dict[str, int]:
     """The processes that the state file names, with their pids."""
     try:
@@ -76,8 +87,10 @@ def test_up_twice_repairs_and_down_twice_removes_everything(system_folder: Path)
         assert ended(command("status", "--json", folder=folder))[0] == 1, "status does not see a dead process"
 
         interrupted = command("up", *SMALL_OPTIONS, folder=folder)
-        until(lambda: recorded(folder).get("cell-1-worker") != before["cell-1-worker"], "the worker's new start")
-        interrupted.send_signal(signal.SIGINT)
+        stand_still_when(
+            interrupted, lambda: recorded(folder).get("cell-1-worker") != before["cell-1-worker"], "the worker's start"
+        )
+        interrupt(interrupted)
         ended(interrupted)
         assert all(map(attached(folder).runner.is_alive, set(before) - {"cell-1-worker", "control-plane-db"}))
 
@@ -141,9 +154,9 @@ def test_two_ups_at_once_make_one_fleet_and_down_finds_it_without_its_state_file
 def test_ctrl_c_during_up_leaves_nothing(system_folder: Path, moment: str) -> None:
     folder = system_folder / f"interrupted-{moment}"
     process = command("up", *SMALL_OPTIONS, folder=folder)
-    until(lambda: moment in recorded(folder), f"{moment} to be started")
+    stand_still_when(process, lambda: moment in recorded(folder), f"{moment} to be started")
     snapshot = Snapshot.of(attached(folder))
-    process.send_signal(signal.SIGINT)
+    interrupt(process)
     status, _, err = ended(process)
     assert status == 130, err
     assert snapshot.left() == []

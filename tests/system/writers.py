@@ -2,7 +2,6 @@
 
 import asyncio
 import contextlib
-import functools
 import itertools
 import secrets
 from collections.abc import AsyncIterator
@@ -64,17 +63,10 @@ class Writers:
         return audit(self.acknowledged, self.open, rows, homes)
 
 
-async def _known(product: Product, tenant: Tenant) -> bool:
-    """A router that hears of a new tenant a moment later than another answers 404 until then."""
-    answers = [await product.ask(tenant, "GET", "/v1/me", router=n) for n in range(len(product.routers))]
-    return all(answer.status_code == 200 for answer in answers)
-
-
 @contextlib.asynccontextmanager
 async def writing(product: Product, tenant: Tenant, *, clients: int = 4) -> AsyncIterator[Writers]:
     """Write for as long as the block runs, then let every client finish its last write."""
     writers = Writers(product, tenant, await product.product(tenant))
-    await until(functools.partial(_known, product, tenant), "every router to know the tenant")
     stop = asyncio.Event()
 
     async def client(number: int) -> None:
