@@ -7,6 +7,7 @@ import os
 import secrets
 import shutil
 import stat
+import time
 from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 from typing import Final
@@ -21,6 +22,7 @@ from infra.local.spec import FleetSpec
 VERSION: Final = 1
 WAY_OUT: Final = "put it back, move the whole folder away, or remove everything that is left of the fleet (make down)"
 _LOCK_POLL_S: Final = 0.05
+_REMOVE_TRIES: Final = 100  # so far apart as the polls of the lock
 
 
 class Stamp(msgspec.Struct, frozen=True):
@@ -158,7 +160,7 @@ class Folder:
 
         With ``keep_logs`` they stay where there are any, to find out what went wrong; the next command clears them.
         """
-        shutil.rmtree(self.data, ignore_errors=True)
+        self._remove_data()
         for path in (*self.path.glob("*.out"), self.file.with_suffix(".new"), self.file):
             if not path.is_dir():  # else it is nothing that a fleet made
                 path.unlink(missing_ok=True)
@@ -168,6 +170,16 @@ class Folder:
         self.lock.unlink(missing_ok=True)
         with contextlib.suppress(OSError):
             self.path.rmdir()
+
+    def _remove_data(self) -> None:
+        """Remove the data folder; `LocalFleetError` where it comes back. A server that is just ending may still add a
+        file behind the deletion's back."""
+        for _ in range(_REMOVE_TRIES):
+            shutil.rmtree(self.data, ignore_errors=True)
+            if not self.data.exists():
+                return
+            time.sleep(_LOCK_POLL_S)
+        raise LocalFleetError(f"{self.data} cannot be removed: something still writes to it, or it is another user's")
 
     @contextlib.asynccontextmanager
     async def locked(self, waiting: Callable[[], None]) -> AsyncIterator[None]:
