@@ -16,7 +16,7 @@ No plan moves a tenant that it, or a plan under way, would move back:
 import random
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from heapq import nsmallest
+from heapq import heapify, heappop, heappush, nsmallest
 from typing import Final
 
 from control_plane.placement import CellFacts, Filter, NoPlacement, Placement, Wanted, misfit, place
@@ -261,27 +261,55 @@ def _pools(fleet: Iterable[CellFacts]) -> list[list[CellFacts]]:
     return [pools[key] for key in sorted(pools)]
 
 
+class _Ranking:
+    """Cells by load per place, lightest or fullest first, while loads change. Outdated entries are skipped."""
+
+    def __init__(self, made: _Fleet, names: Iterable[str], sign: int) -> None:
+        self._made = made
+        self._sign = sign
+        self._heap = [(sign * load_of(made.cells[name]), name) for name in names]
+        heapify(self._heap)
+
+    def first(self) -> CellFacts | None:
+        """The first cell of the ranking, which stays in it."""
+        while self._heap:
+            load, name = self._heap[0]
+            if load == self._sign * load_of(self._made.cells[name]):
+                return self._made.cells[name]
+            heappop(self._heap)
+        return None
+
+    def drop(self) -> None:
+        """Take the first one out until it is added again."""
+        heappop(self._heap)
+
+    def add(self, name: str) -> None:
+        """A cell with its present load."""
+        heappush(self._heap, (self._sign * load_of(self._made.cells[name]), name))
+
+
 def _level(
     made: _Fleet, names: list[str], homes: Mapping[str, list[Resident]], tolerance: float, max_moves: int
 ) -> None:
     """Take from the fullest cell, give to the emptiest one, until they are alike or nothing helps any more."""
-    givers = set(names)
-    while givers and len(made.moves) < max_moves:
-        cells = [made.cells[name] for name in names]
-        giver = max((cell for cell in cells if cell.name in givers), key=lambda c: (load_of(c), c.name))
-        open_ = [cell for cell in cells if cell.tenants < cell.capacity and cell.name != giver.name]
-        if not open_:
+    fullest, emptiest = _Ranking(made, names, -1), _Ranking(made, names, 1)
+    while len(made.moves) < max_moves:
+        giver, taker = fullest.first(), emptiest.first()
+        if giver is None or taker is None or load_of(giver) - load_of(taker) <= tolerance:
             return
-        taker = min(open_, key=lambda c: (load_of(c), c.name))
-        if load_of(giver) - load_of(taker) <= tolerance:
-            return
+        if taker.tenants >= taker.capacity:
+            emptiest.drop()
+            continue
         tenant = _best(homes.get(giver.name, []), giver, taker)
         if tenant is None:
-            givers.discard(giver.name)  # nobody in it may move, or whoever does makes it worse
+            fullest.drop()  # nobody in it may move, or whoever does makes it worse
             continue
         homes[giver.name].remove(tenant)
         gap = f"{giver.name} has load {load_of(giver):.3f} per place, {taker.name} {load_of(taker):.3f}"
         made.move(tenant, taker.name, gap)
+        for name in (giver.name, taker.name):
+            fullest.add(name)
+            emptiest.add(name)
 
 
 def _best(tenants: Sequence[Resident], giver: CellFacts, taker: CellFacts) -> Resident | None:
