@@ -11,7 +11,7 @@ from typing import Any, NoReturn
 import asyncpg
 
 from cell.settings import configure_logging
-from cell.zero import database, settings, staging
+from cell.zero import database, settings, staging, writers
 from contracts import ids
 from contracts.names import Field
 
@@ -74,10 +74,14 @@ def main(arguments: list[str] | None = None) -> int:
     commands.add_parser("install", help="make our schemas in the monolith's database; safe to repeat")
     enrol = commands.add_parser("enrol", help="say which tenants the monolith's customers are; safe to repeat")
     enrol.add_argument("customers", nargs="+", type=_customer, metavar="TENANT=KNR")
+    fence = commands.add_parser("writers", help="refuse, or allow, writes past the ambassador for tenants that left")
+    fence.add_argument("rule", choices=("refuse", "allow"))
     commands.add_parser("ambassador", help="serve the monolith's tenants to routers")
     chosen = parser.parse_args(arguments)
     if chosen.command == "ambassador":
         return _ambassador()
+    if chosen.command == "writers":
+        return asyncio.run(_with_database(writers.refuse if chosen.rule == "refuse" else writers.allow))
     if chosen.command == "install":
         return asyncio.run(_install())
     return asyncio.run(_with_database(lambda connection: database.enrol(connection, chosen.customers)))

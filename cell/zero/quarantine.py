@@ -2,7 +2,8 @@
 
 Cron jobs and reporting tools go around any ambassador (moves.md rule 21). When a tenant leaves, or a return was given
 up, every row of it is marked by a digest; a row that differs later goes to ``cellwall_zero.quarantine`` once, with what
-it became. Nothing applies it: a person decides. A change back and forth between two looks is not seen.
+it became. Nothing applies it: a person decides. A change back and forth between two looks is not seen; the opt-in fence
+of `cell.zero.writers` refuses such writes instead.
 """
 
 import asyncio

@@ -80,6 +80,11 @@ async def count(connection: Any, knr: int) -> int:
     return counted
 
 
+async def applying(connection: Any) -> None:
+    """To the end of this transaction the fence against other writers (`cell.zero.writers`) lets us through."""
+    await connection.execute("SET LOCAL cellwall_zero.applying = 'on'")
+
+
 async def recount(connection: Any, knr: int) -> None:
     """Count units sold as the cron job does, before it comes round."""
     await connection.execute(_RECOUNT, knr)

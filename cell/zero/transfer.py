@@ -178,6 +178,7 @@ class ZeroTransfer(Transfer):
         done = backward(tenant, new, old, keys)
         if done.faults:
             raise untranslatable(done.faults)
+        await shop.applying(connection)
         await shop.write(connection, knr, old, done.tenant)
         await staging.note_keys(connection, tenant, before, keys)
         written = await shop.read(connection, knr)
@@ -198,6 +199,7 @@ class ZeroTransfer(Transfer):
             await staging.publish_keys(connection, tenant)
             for consumer in CONSUMERS:
                 await connection.execute(_COUNTED, tenant, consumer.name, sorted(consumer.types))
+            await shop.applying(connection)
             await shop.recount(connection, knr)
             await quarantine.mark(connection, tenant, OldTenant())  # from now on it is written by whom it belongs to
             await effect.settle("active", {}, epoch=body.epoch, hint="")

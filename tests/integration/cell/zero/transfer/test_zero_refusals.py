@@ -5,7 +5,7 @@ import asyncio
 import asyncpg
 import pytest
 
-from cell.zero import preflight, quarantine
+from cell.zero import preflight, quarantine, writers
 from cell.zero.monolith import cron
 from contracts.problems import ProblemError
 from contracts.transfer import Abort, Activate, Freeze, Provision, Restore
@@ -190,3 +190,27 @@ async def test_a_table_that_the_translation_does_not_know_is_named_before_anythi
     assert (await preflight.check(zero.pool)).warnings == (
         "prot, has no primary key, stays behind: it belongs to no customer",
     )
+
+
+async def test_the_fence_refuses_direct_writers_of_a_tenant_that_left_and_nobody_else(zero: Zero, world: World) -> None:
+    (left, knr), (_, stays) = await zero.customer(), await zero.customer()
+    journey = Journey(zero, world, left)
+    async with zero.pool.acquire() as connection:
+        await writers.refuse(connection)
+    try:
+        await journey.out().whole()
+        anr = (await zero.rows(knr)).aufk[0].anr
+        for statement in (
+            f"UPDATE aufk SET mahn = mahn + 1 WHERE knr = {knr}",
+            f"DELETE FROM aufp WHERE anr = {anr}",
+            f"UPDATE art SET knr = {knr} WHERE knr = {stays}",
+            f"INSERT INTO ben (knr, login, pwd, adr, anl) VALUES ({knr}, 'x', '', 'x', '')",
+        ):
+            with pytest.raises(asyncpg.PostgresError, match=f"customer {knr} is gone here"):
+                await zero.pool.execute(statement)
+        await zero.pool.execute("UPDATE aufk SET mahn = mahn + 1 WHERE knr = $1", stays)
+        await journey.back().whole()
+        await zero.pool.execute("UPDATE aufk SET mahn = mahn + 1 WHERE knr = $1", knr)
+    finally:
+        async with zero.pool.acquire() as connection:
+            await writers.allow(connection)
