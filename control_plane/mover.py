@@ -247,15 +247,18 @@ class Mover:
             comparing = asyncio.create_task(
                 self._client.checksum(run.at.source, run.at.tenant, compared, budget_s=budget_s)
             )
+            files = asyncio.create_task(self._large.carry_blobs(run.at.source, run.at.target, run))
             try:
                 done = await self._client.import_rows(run.at.target, run.at.tenant, incoming, rows, budget_s=budget_s)
                 theirs = await self._client.checksum(
                     run.at.target, run.at.tenant, await run.fences.take(), budget_s=budget_s
                 )
                 ours = await comparing
+                await files
             finally:
                 comparing.cancel()
-                await asyncio.gather(comparing, return_exceptions=True)
+                files.cancel()
+                await asyncio.gather(comparing, files, return_exceptions=True)
         if ours != theirs:
             raise VerificationError(f"the copy differs in {differences(ours, theirs)}")
         return {"rows": done.rows, "bytes": done.bytes}

@@ -48,6 +48,7 @@ PERIOD_S: Final = WINDOW_S
 HISTORY_S: Final = 300.0  # of which the baseline is made
 LATE_WINDOWS: Final = 2  # how many windows late a cell may be and still be judged
 MOVE_REFUSED: Final = "move_refused"
+STANDBY_S: Final = 3600.0  # how long the old home of a large tenant follows the new one
 _US: Final = Actor(audit.CONTROL_PLANE, "operator")
 
 log = structlog.get_logger()
@@ -165,7 +166,9 @@ class Watcher:
     async def _start_move(self, tenant: Tenant, action: Action) -> None:
         """After the throttle is committed: a move that cannot be is an event too, and changes nothing."""
         try:
-            history = await self._moves.start(ids.tenant_of(tenant.number), action.target, _US)
+            history = await self._moves.start(
+                ids.tenant_of(tenant.number), action.target, _US, finalize_after_s=STANDBY_S
+            )
         except (ProblemError, CellError) as e:
             async with self._engine.begin() as conn:
                 await self._remember(conn, tenant, MOVE_REFUSED, str(e), target=action.target)

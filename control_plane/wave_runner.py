@@ -77,10 +77,9 @@ class WaveRunner:
                     open_ = await self._tried(batch_id, term) or open_
             except (SQLAlchemyError, OSError) as e:
                 log.warning("batches_not_looked_at", **{Field.REASON: str(e)})
-            if open_:
-                await asyncio.sleep(self._look_s)
-            else:
+            if not open_:
                 await changed.wait(self._idle_s)
+            await asyncio.sleep(self._look_s)  # also while the process stops, when nothing is waited for
 
     async def _tried(self, batch_id: str, term: int) -> bool:
         """One pass; True while the batch has something under way or to start."""
@@ -88,6 +87,11 @@ class WaveRunner:
             return await self.step(batch_id, term) in (BatchState.RUNNING, BatchState.CANCELLING)
         except StaleBatchError:
             return True  # an operator, or a newer leader, came first: look again
+        except (SQLAlchemyError, OSError):
+            raise
+        except Exception:
+            log.exception("batch_step_failed", batch=batch_id)  # the other batches go on
+            return False
 
     async def step(self, batch_id: str, term: int) -> BatchState:
         """Settle what ended, decide, start what may start. The state that was committed."""
@@ -197,7 +201,8 @@ class WaveRunner:
             await batch_store.claim(conn, batch, item, move_id)
 
         try:
-            await self._moves.start(tenant_of(item.tenant), item.target, _actor(batch), claim)
+            # No standby stays behind: what empties a cell must not leave copies there, and its undoing is a batch too.
+            await self._moves.start(tenant_of(item.tenant), item.target, _actor(batch), claim, finalize_after_s=0.0)
         except StaleBatchError:
             log.info("batch_start_outrun", **_fields(batch, item))
         except ElsewhereError as e:
