@@ -141,9 +141,9 @@ async def test_a_move_that_was_decided_on_before_a_cancellation_is_not_begun_aft
     batch_id = await evacuate(plane)
     waves, start = plane.services.waves, plane.services.moves.start
 
-    async def cancelled_first(*args: Any) -> Any:
+    async def cancelled_first(*args: Any, **more: Any) -> Any:
         assert (await plane.call("POST", f"/v1/batches/{batch_id}/cancel")).status_code == 200
-        return await start(*args)
+        return await start(*args, **more)
 
     with pytest.MonkeyPatch.context() as patched:
         patched.setattr(waves._moves, "start", cancelled_first)
@@ -159,9 +159,9 @@ async def test_a_leader_that_was_replaced_begins_nothing(plane: Plane) -> None:
     batch_id = await evacuate(plane)
     waves, start = plane.services.waves, plane.services.moves.start
 
-    async def replaced_first(*args: Any) -> Any:
+    async def replaced_first(*args: Any, **more: Any) -> Any:
         await plane.rows("UPDATE batches SET term = 9")
-        return await start(*args)
+        return await start(*args, **more)
 
     with pytest.MonkeyPatch.context() as patched:
         patched.setattr(waves._moves, "start", replaced_first)
@@ -346,3 +346,24 @@ async def test_a_sample_an_hour_is_kept_and_weeks_of_them_say_when_a_cell_is_due
     pool = (await plane.call("GET", "/v1/forecast")).json()["pools"][0]
     assert pool["growth_per_day"] == pytest.approx(2.0)
     assert pool["due_days"] == pytest.approx((0.8 * 200 - 30) / 2)
+
+
+async def test_a_batch_that_cannot_be_looked_at_does_not_keep_the_others_waiting(plane: Plane) -> None:
+    await populate(plane, 1)
+    await plane.sign_up("other", cell="cell-2")
+    broken = await evacuate(plane)
+    await join(plane, "cell-3")
+    await plane.rows("UPDATE batch_moves SET target = 'cell-3'")  # or emptying cell-2 would undo it
+    sound = await evacuate(plane, "cell-2")
+    waves, step = plane.services.waves, plane.services.waves.step
+
+    async def stumbling(batch_id: str, term: int) -> BatchState:
+        if batch_id == broken:
+            raise RuntimeError("a defect")
+        return await step(batch_id, term)
+
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(waves, "step", stumbling)
+        async with leading(plane):
+            await until_state(plane, sound, "done")
+    assert (await batch(plane, broken))["counts"] == {"waiting": 1}
