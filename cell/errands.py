@@ -109,7 +109,8 @@ class Queue:
         )
         rest = func.min(sa.case((leased, func.greatest(table.c.lease, table.c.due)), else_=table.c.due)) - func.now()
         self._rest = prepare(sa.select(rest).where(is_open).select_from(table))
-        self._waiting = prepare(sa.select(sa.select(one).select_from(table).where(waits).exists()))
+        # For the module's own question in the sweep: whether something waits that nobody works on.
+        self.waiting = sa.select(one).select_from(table).where(waits).exists()
 
     async def wake(self, session: TenantSession) -> None:
         """Have a worker look. Do it last: the wake-up row is locked until the commit."""
@@ -131,17 +132,6 @@ class Queue:
         """Have it come up again after ``delay``; False where it is no longer this attempt's."""
         values: dict[str, Any] = {self.key: key, "attempt": attempt, "delay": delay, "failed": int(failed)}
         return bool(await session.execute(self._again, **values))
-
-    def chore(self, home: str) -> Callable[[TenantSession], Awaitable[int]]:
-        """What the sweep does for each tenant: wake the workers of what nobody works on."""
-
-        async def look(session: TenantSession) -> int:
-            if not await session.fetchval(self._waiting, home=home):
-                return 0
-            await self.wake(session)
-            return 1
-
-        return look
 
 
 class Errands:

@@ -126,7 +126,7 @@ async def composed(
         registry, files = CollectorRegistry(), blobs.opened(configured.blobs)
         metrics, stream = EventMetrics(registry), Stream(redis, configured.name)
         saga_metrics, shards, home = sagas.SagaMetrics(registry), databases.shards, configured.name
-        chores = (*CHORES, reports.chore(files, home), sagas.chore(home, saga_metrics), *webhooks.chores(home))
+        chores = (*CHORES, reports.chore(files, home), sagas.chore(home, saga_metrics), webhooks.chore(home))
         relay = Relay(databases.shards, stream, subscriptions(consumers), metrics, chores)
         inbox = Inbox(databases.shards, consumers, metrics)
         pump = Pump(relay, inbox, stream, databases.shards.names, consumers, pace)

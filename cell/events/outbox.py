@@ -88,7 +88,7 @@ _unfinished = sa.and_(outbox.c.tenant_id == _TENANT, outbox.c.finished_at.is_(No
 _all_done = ~_deliveries.where(inbox.c.state.is_distinct_from("done")).exists()
 
 _DUE = prepare(
-    sa.select(outbox.c.event_id)
+    sa.select(outbox.c.event_id, outbox.c.type)
     .where(_unfinished, _deliveries.where(sa.or_(_never_seen, _try_again)).exists())
     .order_by(outbox.c.event_id)
     .limit(BATCH_EVENTS)
@@ -131,10 +131,10 @@ async def wake(session: TenantSession, delay: timedelta) -> None:
     await work.wake(session, WORK_KIND, delay)
 
 
-async def due(session: TenantSession, subscriptions: Subscriptions) -> list[UUID]:
-    """Events to put on the stream now, oldest first, at most `BATCH_EVENTS`."""
+async def due(session: TenantSession, subscriptions: Subscriptions) -> list[tuple[UUID, str]]:
+    """Events to put on the stream now, with their types, oldest first, at most `BATCH_EVENTS`."""
     rows = await session.fetch(_DUE, redeliver_after=REDELIVER_AFTER, **subscriptions.values())
-    return [row["event_id"] for row in rows]
+    return [(row["event_id"], row["type"]) for row in rows]
 
 
 async def outstanding(session: TenantSession, subscriptions: Subscriptions) -> bool:

@@ -130,6 +130,8 @@ class Pump:
                     await self._rest(rest)
                     continue
                 for message in messages:
+                    if message.type and message.type not in consumer.types:
+                        continue
                     delivery = asyncio.create_task(self._inbox.deliver(consumer, message.tenant, message.event_id))
                     running.add(delivery)
                     delivery.add_done_callback(running.discard)

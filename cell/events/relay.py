@@ -79,10 +79,10 @@ class Relay:
             ready = await outbox.due(session, self._subscriptions)
             outstanding = await outbox.outstanding(session, self._subscriptions)
         while ready:
-            await self._stream.publish(Message(tenant, event_id) for event_id in ready)
+            await self._stream.publish(Message(tenant, event_id, type_) for event_id, type_ in ready)
             self._metrics.relayed.inc(len(ready))
             async with self._shards.enter(context) as session:
-                await outbox.mark_relayed(session, ready)
+                await outbox.mark_relayed(session, [event_id for event_id, _ in ready])
                 ready = await outbox.due(session, self._subscriptions)
         return outstanding
 

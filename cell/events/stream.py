@@ -1,8 +1,8 @@
 """The Redis Stream between relay and consumers. It may lose anything at any time; the outbox knows what is missing.
 
-A message carries the tenant's number and the event's id only: what the event says is read from the outbox, in a
-session of the tenant, so a stale or forged message can cause nothing. Groups read without acknowledgement for the same
-reason: Redis is not asked to remember who has seen what.
+A message carries the tenant's number, the event's id and its type: what the event says is read from the outbox, in a
+session of the tenant, so a stale or forged message can cause nothing but a delay. Groups read without acknowledgement
+for the same reason: Redis is not asked to remember who has seen what.
 """
 
 from collections.abc import Iterable, Sequence
@@ -21,10 +21,12 @@ _MEMBER: Final = "worker"  # one name for all workers: nothing is pending under 
 
 @dataclass(frozen=True, slots=True)
 class Message:
-    """That an event waits in a tenant's outbox."""
+    """That an event waits in a tenant's outbox. ``type`` spares those a look that it does not concern; '' says nothing,
+    as in messages of an earlier version."""
 
     tenant: int
     event_id: UUID
+    type: str = ""
 
 
 def connect(url: str) -> Redis:
@@ -43,7 +45,7 @@ class Stream:
         """Append them, in one trip."""
         pipeline = self._redis.pipeline(transaction=False)
         for message in messages:
-            fields: dict[Any, Any] = {"tenant": message.tenant, "event": message.event_id.bytes}
+            fields: dict[Any, Any] = {"tenant": message.tenant, "event": message.event_id.bytes, "type": message.type}
             pipeline.xadd(self._key, fields, maxlen=STREAM_MESSAGES, approximate=True)
         await pipeline.execute()
 
@@ -62,7 +64,7 @@ class Stream:
             await self.ensure(group)
             return ()
         return [
-            Message(int(fields[b"tenant"]), UUID(bytes=fields[b"event"]))
+            Message(int(fields[b"tenant"]), UUID(bytes=fields[b"event"]), fields.get(b"type", b"").decode())
             for _, entries in answer or ()
             for _, fields in entries
         ]

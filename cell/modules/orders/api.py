@@ -144,11 +144,13 @@ async def get_progress(order_id: FromPath[UUID], caller: NamedDependency[Caller]
 async def list_orders(
     caller: NamedDependency[Caller], limit: FromQuery[int] = wire.PAGE_ITEMS, cursor: FromQuery[str | None] = None
 ) -> wire.Page[OrderView]:
-    """Orders, the newest first. Orders that are added meanwhile do not shift later pages."""
+    """Orders, the newest first. Orders that are added meanwhile do not shift later pages. A page of orders with many
+    lines ends before ``limit``: its cursor says that there are more."""
     size, before = wire.page_size(limit), wire.number_of_cursor(cursor)
     async with caller.enter(read_only=True) as (session, _):
-        rows = await service.page(session, before, size + 1)
-    return wire.page([OrderView.of(row) for row in rows], size, lambda view: wire.cursor_of_number(view.number))
+        found, more = await service.page(session, before, size)
+    views = [OrderView.of(order) for order in found]
+    return wire.Page(views, wire.cursor_of_number(views[-1].number) if more else None)
 
 
 router: Final = Router(

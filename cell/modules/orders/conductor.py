@@ -8,7 +8,7 @@ import random
 from collections import Counter
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
-from typing import Final, TypeVar
+from typing import TypeVar
 from uuid import UUID
 
 import asyncpg
@@ -198,14 +198,13 @@ def job(shards: Shards, gateway: Gateway, home: str, metrics: SagaMetrics) -> er
 
 def chore(home: str, metrics: SagaMetrics) -> Callable[[TenantSession], Awaitable[int]]:
     """What the sweep does for each tenant: wake the workers of sagas that nobody conducts, and count the old ones."""
-    wake: Final = QUEUE.chore(home)
 
     async def look(session: TenantSession) -> int:
-        stuck = await service.stuck_sagas(session, saga.STUCK_AFTER)
+        stuck = await service.look_after(session, home, saga.STUCK_AFTER)
         if stuck:
             metrics.stuck.inc(stuck)
             _log.warning("sagas_stuck", **{Field.TENANT: f"t{session.tenant}"}, count=stuck)
-        return await wake(session)
+        return stuck
 
     return look
 

@@ -27,6 +27,8 @@ from cell.shards.tables import counters
 from cell.wire import invalid
 from contracts import problems
 
+PAGE_LINES: Final = 500  # of all orders of a page together
+PAGE_FIRST: Final = 21  # orders whose lines are read at once: a usual page, and one more
 CREATED: Final = "created"  # nothing was to be paid by the order
 PENDING: Final = "pending"
 CONFIRMED: Final = "confirmed"
@@ -128,7 +130,7 @@ _ASK_CANCEL = prepare(
         due=func.now(),
     )
 )
-_STUCK = prepare(
+_stuck = (
     sa.select(func.count())
     .select_from(sagas)
     .where(
@@ -136,7 +138,9 @@ _STUCK = prepare(
         sagas.c.finished_at.is_(None),
         sagas.c.created_at < func.now() - sa.bindparam("age", type_=sa.Interval),
     )
+    .scalar_subquery()
 )
+_LOOK = prepare(sa.select(QUEUE.waiting.label("waiting"), _stuck.label("stuck")))
 
 
 @dataclass(frozen=True, slots=True)
@@ -221,11 +225,23 @@ async def get(session: TenantSession, order_id: UUID) -> Order:
     return Order(**row, lines=(await _lines_of(session, [order_id]))[order_id])
 
 
-async def page(session: TenantSession, before: int | None, limit: int) -> list[Order]:
-    """Orders, the newest first, with numbers below ``before``."""
-    rows = await session.fetch(_LIST, before=before, limit=limit)
-    lines = await _lines_of(session, [row["order_id"] for row in rows])
-    return [Order(**row, lines=lines[row["order_id"]]) for row in rows]
+async def page(session: TenantSession, before: int | None, size: int) -> tuple[list[Order], bool]:
+    """Orders, the newest first, with numbers below ``before``; and whether there are more behind them.
+
+    No more than ``size``, and fewer where these have `PAGE_LINES` lines already: a request for 200 orders of a hundred
+    lines each would keep the process from everybody else for as long as a hundred others.
+    """
+    rows = await session.fetch(_LIST, before=before, limit=size + 1)
+    found: list[Order] = []
+    read, count = 0, PAGE_FIRST
+    while len(found) < len(rows) and read < PAGE_LINES:
+        part = rows[len(found) : len(found) + count]
+        lines = await _lines_of(session, [row["order_id"] for row in part])
+        found += [Order(**row, lines=lines[row["order_id"]]) for row in part]
+        read, count = read + sum(map(len, lines.values())), 2 * count
+    while len(found) > 1 and read > PAGE_LINES:
+        read -= len(found.pop().lines)
+    return found[:size], len(found[:size]) < len(rows)
 
 
 async def cancel(session: TenantSession, order_id: UUID) -> Order:
@@ -269,9 +285,13 @@ async def end(session: TenantSession, order_id: UUID, status: str) -> None:
     await session.execute(_END, order_id=order_id, status=status)
 
 
-async def stuck_sagas(session: TenantSession, age: timedelta) -> int:
-    """How many sagas are open for longer than that."""
-    return int(await session.fetchval(_STUCK, age=age))
+async def look_after(session: TenantSession, home: str, age: timedelta) -> int:
+    """Wake the workers of sagas that nobody conducts; how many sagas are open for longer than ``age``."""
+    row = await session.fetchrow(_LOOK, home=home, age=age)
+    assert row is not None, "a SELECT without FROM has one row"
+    if row["waiting"]:
+        await QUEUE.wake(session)
+    return int(row["stuck"])
 
 
 async def _add_lines(session: TenantSession, order_id: UUID, lines: Sequence[Line]) -> None:

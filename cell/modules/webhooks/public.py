@@ -1,18 +1,22 @@
 """What the composition of a cell needs of the webhooks: their consumer of events, their job and their chores."""
 
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable
 from typing import Final
 
 from cell.events.inbox import Consumer
 from cell.modules.webhooks.sender import job, opened
-from cell.modules.webhooks.service import QUEUE, TYPES, WORK_KIND, fan_out, prune
+from cell.modules.webhooks.service import TYPES, WORK_KIND, fan_out, look_after
 from cell.shards.session import TenantSession
 
-__all__ = ["CONSUMERS", "WORK_KIND", "chores", "job", "opened"]
+__all__ = ["CONSUMERS", "WORK_KIND", "chore", "job", "opened"]
 
 CONSUMERS: Final = (Consumer("webhooks.fan-out", frozenset(TYPES), fan_out),)
 
 
-def chores(home: str) -> Sequence[Callable[[TenantSession], Awaitable[int]]]:
+def chore(home: str) -> Callable[[TenantSession], Awaitable[int]]:
     """What the sweep does for each tenant: wake who delivers what nobody delivers, and forget old deliveries."""
-    return (QUEUE.chore(home), prune)
+
+    async def look(session: TenantSession) -> int:
+        return await look_after(session, home)
+
+    return look

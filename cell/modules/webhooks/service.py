@@ -144,10 +144,15 @@ _END = prepare(
     .where(QUEUE.mine)
     .values({**_outcome, "state": sa.bindparam("state", type_=sa.Text), "lease": None, "finished_at": func.now()})
 )
-_PRUNE = prepare(
-    sa.delete(deliveries).where(
-        deliveries.c.tenant_id == _TENANT,
-        deliveries.c.finished_at < func.now() - sa.bindparam("retention", type_=sa.Interval),
+_over = sa.and_(
+    deliveries.c.tenant_id == _TENANT,
+    deliveries.c.finished_at < func.now() - sa.bindparam("retention", type_=sa.Interval),
+)
+_PRUNE = prepare(sa.delete(deliveries).where(_over))
+_LOOK = prepare(
+    sa.select(
+        QUEUE.waiting.label("waiting"),
+        sa.select(sa.literal_column("1")).select_from(deliveries).where(_over).exists().label("over"),
     )
 )
 
@@ -230,9 +235,14 @@ async def failed(
     return True
 
 
-async def prune(session: TenantSession) -> int:
-    """Forget deliveries that ended longer ago than `RETENTION`; how many there were."""
-    return await session.execute(_PRUNE, retention=RETENTION)
+async def look_after(session: TenantSession, home: str) -> int:
+    """Wake the workers of deliveries that nobody sends, and forget those that ended longer ago than `RETENTION`; how
+    many those were. Most tenants have no deliveries, and are asked one question."""
+    row = await session.fetchrow(_LOOK, home=home, retention=RETENTION)
+    assert row is not None, "a SELECT without FROM has one row"
+    if row["waiting"]:
+        await QUEUE.wake(session)
+    return await session.execute(_PRUNE, retention=RETENTION) if row["over"] else 0
 
 
 def _endpoint_of(row: "asyncpg.Record | None") -> Endpoint:

@@ -193,6 +193,25 @@ async def test_a_crash_between_the_stream_and_the_mark_repeats_the_event_and_not
     assert await effects(merchant) == 1
 
 
+async def test_an_event_costs_a_consumer_that_it_does_not_concern_no_look_at_the_database(
+    merchant: Merchant, recorder: Recorder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    other, looked = Recorder("test.other"), []
+    other.consumer = Consumer("test.other", frozenset({"test.never-told"}), other.handle)
+    deliver = Inbox.deliver
+
+    async def counting(self: Inbox, consumer: Consumer, tenant: int, event_id: UUID) -> Outcome:
+        looked.append(consumer.name)
+        return await deliver(self, consumer, tenant, event_id)
+
+    monkeypatch.setattr(Inbox, "deliver", counting)
+    async with merchant.world.worker(recorder.consumer, other.consumer):
+        for count in (1, 2, 3):
+            await tell(merchant)
+            await until(lambda count=count: _is(effects(merchant), count))  # type: ignore[misc]
+    assert set(looked) == {"test.recorder"}
+
+
 async def test_what_a_flushed_redis_lost_is_relayed_again(
     merchant: Merchant, plant: Plant, recorder: Recorder, redis: Redis
 ) -> None:

@@ -39,7 +39,7 @@ async def deliveries(merchant: Merchant, endpoint: str) -> list[dict[str, Any]]:
 
 
 async def pass_time(merchant: Merchant) -> None:
-    await merchant.rows("UPDATE product.webhook_deliveries SET due = now(), lease = NULL WHERE tenant_id = $1")
+    await merchant.rows("UPDATE product.webhook_deliveries SET due = now() WHERE tenant_id = $1 AND lease IS NULL")
     await merchant.rows("UPDATE cellwall.work SET due = now() WHERE tenant_id = $1")
 
 
