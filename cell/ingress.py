@@ -8,6 +8,7 @@ committed (moves.md rule 4).
 import asyncio
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from math import inf
 from typing import Any, Final, Protocol
 
 import structlog
@@ -26,6 +27,7 @@ from contracts.problems import Problem
 
 CONTEXT: Final = "cellwall.context"  # where the application finds its TenantContext in the ASGI scope
 OPEN_PATHS: Final = frozenset({"/health/live", "/health/ready", "/health/startup"})
+_BODILESS: Final = frozenset({"GET", "HEAD"})
 _TRY_LATER: Final = frozenset({429, 503})
 BODY_PIECES: Final = 8  # of a request body that wait for the application, each at most what the server reads at once
 
@@ -110,7 +112,9 @@ class Ingress:
         except ids.InvalidIdError as e:
             return Outcome(problems.MISDIRECTED, Refusal.MISDIRECTED, detail=str(e))
         answer.epoch = wrapped.epoch
-        plan = self._wall.plan(scope["method"], scope["path"], wrapped.timeout_ms / 1000, now)
+        method = scope["method"]
+        body = 0.0 if method in _BODILESS else _length(scope)
+        plan = self._wall.plan(method, scope["path"], wrapped.timeout_ms / 1000, now, body=body)
         deadline, statement_by = plan.budget.application_by, plan.budget.statement_by
         context = TenantContext(tenant, wrapped.tenant, wrapped.epoch, deadline, wrapped.request_id, wrapped.plan)
         context.statement_by = statement_by
@@ -353,6 +357,16 @@ def _caller(scope: Scope) -> int:
         if name == b"authorization":
             return hash(value)
     return 0
+
+
+def _length(scope: Scope) -> float:
+    """The announced length of the body in bytes: 0 where there is none, infinite where nobody knows (in chunks)."""
+    for name, value in scope["headers"]:
+        if name == b"content-length":
+            return float(value) if value.isdigit() else 0.0
+        if name == b"transfer-encoding":
+            return inf
+    return 0.0
 
 
 def _no_seat(error: RefusedError) -> Outcome:

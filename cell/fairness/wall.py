@@ -30,6 +30,7 @@ from contracts.names import Refusal
 CELL: Final = ""  # the shard of work that belongs to none
 INTERNAL_SEATS: Final = 3
 CALLER_PART: Final = 0.8  # of what a tenant may have under way
+LARGE_BODY: Final = 128 << 10  # bytes; what people type is smaller, and each must be read, hashed and parsed
 REST: Final = "rest"  # what the wall would have made long work do between two parts, where it only observes
 _OFF: Final = Enforcement.OFF
 _ON: Final = Enforcement.ON
@@ -158,10 +159,12 @@ class Wall:
         self._fairness = config.enforced.fairness
         self._observes = self._fairness is Enforcement.OBSERVE
 
-    def plan(self, method: str, path: str, envelope_s: float, now: float) -> Plan:
-        """Name the operation and its limits."""
+    def plan(self, method: str, path: str, envelope_s: float, now: float, *, body: float = 0.0) -> Plan:
+        """Name the operation and its limits. A request with a large ``body`` (bytes) is long work, whatever it asks."""
         operation = self._operations.name(method, path)
         level = self._operations.level(operation)
+        if body > LARGE_BODY and level is Level.INTERACTIVE:
+            level, operation = Level.BATCH, f"{operation} (large)"
         enforced = self._timeouts
         if enforced is _OFF:
             return Plan(operation, level, timeouts.outer(now, envelope_s))

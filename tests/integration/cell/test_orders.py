@@ -9,6 +9,7 @@ import pytest
 
 from cell import idempotency
 from cell.idempotency import Answer
+from cell.modules.orders import service
 from tests.integration.cell.cell_world import Merchant, World
 
 
@@ -213,3 +214,24 @@ async def test_a_wrong_page_names_the_parameter(merchant: Merchant, query: str) 
 async def test_what_is_not_there_is_a_problem_too(merchant: Merchant, method: str, path: str, status: int) -> None:
     answer = await merchant.owner.request(method, path)
     assert (answer.status_code, answer.headers["content-type"]) == (status, "application/problem+json")
+
+
+async def test_a_page_of_orders_with_many_lines_ends_early_and_none_is_left_out(
+    merchant: Merchant, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(service, "PAGE_LINES", 6)
+    monkeypatch.setattr(service, "PAGE_FIRST", 2)
+    product = await merchant.product()
+    for count in (1, 1, 1, 3, 3, 3, 9, 1):
+        await merchant.order(*((product, 1) for _ in range(count)))
+    pages, cursor = [], None
+    while cursor is not None or not pages:
+        asked = {"limit": 5} | ({"cursor": cursor} if cursor else {})
+        page = (await merchant.owner.get("/v1/orders", params=asked)).json()
+        pages.append([(order["number"], len(order["lines"])) for order in page["items"]])
+        cursor = page["next"]
+    assert [order for page in pages for order in page] == [
+        (8, 1), (7, 9), (6, 3), (5, 3), (4, 3), (3, 1), (2, 1), (1, 1),
+    ]  # fmt: skip
+    assert all(len(page) == 1 or sum(lines for _, lines in page) <= 6 for page in pages)
+    assert max(map(len, pages)) > 2

@@ -11,7 +11,7 @@ from cell.fairness.internal import InternalWall
 from cell.fairness.levels import Enforcement, Level, Operations, Rule
 from cell.fairness.limits import Limits
 from cell.fairness.station import RefusedError
-from cell.fairness.wall import REST, Config, Enforced, Plan, Visit, Wall
+from cell.fairness.wall import LARGE_BODY, REST, Config, Enforced, Plan, Visit, Wall
 from cell.shards.context import TenantContext
 from contracts.names import Refusal
 
@@ -304,3 +304,11 @@ async def test_a_seat_would_be_lost_when_long_work_is_given_up_while_it_waits_fo
     world.wall.leave(long, usual=False)
     await asyncio.wait_for(holds, 5)
     assert world.wall.seats(Level.BATCH) == (1, 0, 0)
+
+
+def test_a_large_body_would_take_the_seats_of_what_people_wait_for() -> None:
+    wall = World().wall
+    small = wall.plan("POST", "/v1/orders", 20.0, 100.0, body=LARGE_BODY)
+    large = wall.plan("POST", "/v1/orders", 20.0, 100.0, body=LARGE_BODY + 1)
+    assert (small.level, large.level) == (Level.INTERACTIVE, Level.BATCH)
+    assert small.operation != large.operation  # what one costs says nothing of the other
