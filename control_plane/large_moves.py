@@ -264,15 +264,14 @@ class LargeMoves:
 
     async def carry_blobs(self, sender: CellAddress, receiver: CellAddress, run: Run) -> tuple[int, int]:
         """Copy the files that the receiver does not have; how many, and their bytes. A file never changes."""
-        try:
-            ours = await self._client.blobs(sender, run.at.tenant, budget_s=BLOB_S)
-        except CellRefusedError as e:
-            if e.status == 404:  # a cell without a store of files
-                return 0, 0
-            raise
+        ours = await self._files(sender, run)
         if not ours:
             return 0, 0
-        there = {blob.name for blob in await self._client.blobs(receiver, run.at.tenant, budget_s=BLOB_S)}
+        held = await self._files(receiver, run)
+        if held is None:  # cell zero: what can be made again is made again after the next leaving
+            log.warning("files_left_behind", **{Field.TENANT: run.at.tenant}, target=receiver.name, files=len(ours))
+            return 0, 0
+        there = {blob.name for blob in held}
         missing = [blob for blob in ours if blob.name not in there]
         for blob in missing:
             fence = await run.fences.take()
@@ -280,6 +279,15 @@ class LargeMoves:
         return len(missing), sum(blob.size for blob in missing)
 
     # -- how ------------------------------------------------------------------------------------------------------
+
+    async def _files(self, cell: CellAddress, run: Run) -> list[transfer.BlobInfo] | None:
+        """The tenant's files there; None of a cell without a store of files."""
+        try:
+            return await self._client.blobs(cell, run.at.tenant, budget_s=BLOB_S)
+        except CellRefusedError as e:
+            if e.status == 404:
+                return None
+            raise
 
     async def _carry(self, feed: Feed, run: Run, wait_ms: int) -> tuple[transfer.Batch, transfer.Applied | None]:
         """One batch. The sender is told only of what the receiver has applied for good."""

@@ -23,6 +23,7 @@ from cell.health import Probes
 from cell.ingress import Ingress
 from cell.metering import Meter
 from cell.metrics import CellMetrics
+from cell.modules.catalog.public import CONSUMERS
 from cell.schema import migrate
 from cell.servers import Listener
 from cell.shards.directory import Shard, ShardMap
@@ -101,7 +102,12 @@ async def composed(configured: AmbassadorSettings) -> AsyncIterator[Zero]:
         shadows = Shadows(pool, monolith, cells, counted.shadowed)
         token = configured.transfer_token.get_secret_value()
         transfer = ZeroTransfer(
-            cell=configured.name, schema=migrate.head(migrate.SHARD), pool=pool, door=gate, clock=clock
+            cell=configured.name,
+            schema=migrate.head(migrate.SHARD),
+            pool=pool,
+            door=gate,
+            counting=CONSUMERS,
+            clock=clock,
         )
         routers = (
             transfer_api.router(transfer),

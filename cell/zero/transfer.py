@@ -14,14 +14,14 @@ different here:
 | provision | refused: whoever signs up goes to a modern cell |
 """
 
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Sequence
 from dataclasses import replace
 from typing import Any, Final
 
 import msgspec
 import structlog
 
-from cell.modules.catalog.public import CONSUMERS
+from cell.events.inbox import Consumer
 from cell.shards.session import Pool, TenantSession
 from cell.transfer import catalogue, rows, rules
 from cell.transfer import fence as fences
@@ -68,9 +68,19 @@ async def _no_owner(_session: TenantSession, _name: str, _email: str, _password:
 
 class ZeroTransfer(Transfer):
     """The transfer API of cell zero. ``pool`` is of the monolith's database, by a role that no row-level security
-    holds; ``door`` lets requests to the monolith, and knows when none is at work."""
+    holds; ``door`` lets requests to the monolith, and knows when none is at work. ``counting`` are the consumers of
+    events whose effect is only to count what the monolith's positions say as well."""
 
-    def __init__(self, *, cell: str, schema: str, pool: Pool, door: Door, clock: Callable[[], float]) -> None:
+    def __init__(
+        self,
+        *,
+        cell: str,
+        schema: str,
+        pool: Pool,
+        door: Door,
+        counting: Sequence[Consumer],
+        clock: Callable[[], float],
+    ) -> None:
         super().__init__(
             cell=cell,
             schema=schema,
@@ -82,6 +92,7 @@ class ZeroTransfer(Transfer):
         )
         self._shop = pool
         self._door = door
+        self._counting = counting
 
     async def status(self, tenant: int, *, count_rows: bool = False) -> TenantStatus:
         """The fence row; the rows are the monolith's."""
@@ -197,7 +208,7 @@ class ZeroTransfer(Transfer):
             connection = effect.connection
             knr = await _customer(connection, tenant)
             await staging.publish_keys(connection, tenant)
-            for consumer in CONSUMERS:
+            for consumer in self._counting:
                 await connection.execute(_COUNTED, tenant, consumer.name, sorted(consumer.types))
             await shop.applying(connection)
             await shop.recount(connection, knr)

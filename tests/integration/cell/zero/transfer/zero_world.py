@@ -8,6 +8,7 @@ from collections.abc import AsyncIterator
 
 import asyncpg
 
+from cell.modules.catalog.public import CONSUMERS
 from cell.schema import migrate
 from cell.shards.session import Pool
 from cell.transfer.service import Transfer
@@ -75,7 +76,14 @@ async def opened(dsn: str) -> AsyncIterator[Zero]:
     clock = asyncio.get_running_loop().time
     async with database.opened(dsn, 4, door.APPLICATION) as pool:
         gate = Door(pool, longest_s=0.01, clock=clock)
-        transfer = ZeroTransfer(cell="cell-zero", schema=migrate.head(migrate.SHARD), pool=pool, door=gate, clock=clock)
+        transfer = ZeroTransfer(
+            cell="cell-zero",
+            schema=migrate.head(migrate.SHARD),
+            pool=pool,
+            door=gate,
+            counting=CONSUMERS,
+            clock=clock,
+        )
         settings = {"application_name": f"{door.APPLICATION}-sole"}
         keep = asyncio.create_task(gate.keep(lambda: asyncpg.connect(dsn, server_settings=settings), asyncio.sleep))
         try:
