@@ -21,7 +21,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
 from contracts import ids
 from contracts.names import Field, Metric
-from contracts.problems import ProblemError
+from contracts.problems import CONFLICT, ProblemError
 from contracts.usage import WINDOW_S
 from control_plane import audit, noisy_store, usage
 from control_plane.auth import Actor
@@ -33,6 +33,7 @@ from control_plane.noisy import (
     Act,
     Action,
     Finding,
+    Mode,
     Policy,
     Standing,
     decide,
@@ -42,7 +43,7 @@ from control_plane.noisy import (
     target_for,
 )
 from control_plane.placement import NoPlacement, Placement, Wanted
-from control_plane.throttle import lift, throttle
+from control_plane.throttle import lift, route_is_moved, throttle
 
 PERIOD_S: Final = WINDOW_S
 HISTORY_S: Final = 300.0  # of which the baseline is made
@@ -136,7 +137,7 @@ class Watcher:
                 row.throttled_in or "",
                 past.throttles,
                 past.veto_until is not None,
-                tenant.move_id is not None,
+                await route_is_moved(conn, tenant),
                 past.noted,
             )
             target = NoPlacement("") if found is None else self._target(tenant, row.tier, row.weight, look)
@@ -165,17 +166,21 @@ class Watcher:
 
     async def _start_move(self, tenant: Tenant, action: Action) -> None:
         """After the throttle is committed: a move that cannot be is an event too, and changes nothing."""
+
+        async def claim(conn: AsyncConnection, move: str) -> None:
+            # The row was free between the throttle and this: an operator may have said no, and saw no move to cancel.
+            if (await noisy_store.past_of(conn, tenant.number)).veto_until is not None:
+                raise ProblemError(CONFLICT, "An operator has vetoed it meanwhile.")
+            if (await noisy_store.policy_of(conn)).mode is not Mode.MOVE:
+                raise ProblemError(CONFLICT, "The policy has changed meanwhile.")
+            await self._remember(conn, tenant, action.act, action.reason, target=action.target, move=move)
+
+        name = ids.tenant_of(tenant.number)
         try:
-            history = await self._moves.start(
-                ids.tenant_of(tenant.number), action.target, _US, finalize_after_s=STANDBY_S
-            )
+            await self._moves.start(name, action.target, _US, claim, finalize_after_s=STANDBY_S)
         except (ProblemError, CellError) as e:
             async with self._engine.begin() as conn:
                 await self._remember(conn, tenant, MOVE_REFUSED, str(e), target=action.target)
-            return
-        async with self._engine.begin() as conn:
-            move = history.move.id
-            await self._remember(conn, tenant, action.act, action.reason, target=action.target, move=move)
 
     async def _remember(
         self, conn: AsyncConnection, tenant: Tenant, event: str, reason: str, *, target: str = "", move: str = ""

@@ -215,6 +215,32 @@ async def test_an_operators_veto_undoes_it_and_lasts(plane: Plane, cell: Cell) -
     assert await plane.services.watcher.once() > 0, "the veto is over"
 
 
+@pytest.mark.parametrize("change", ["veto", "policy"])
+async def test_a_move_does_not_start_after_an_operator_said_no_to_it(
+    plane: Plane, cell: Cell, monkeypatch: pytest.MonkeyPatch, change: str
+) -> None:
+    """Between the throttle and its move the tenant's row is free for a while: the cell is asked how large it is."""
+    tenant = await signed_up(plane)
+    await policy(plane, mode="move")
+    moves = plane.services.moves
+    weigh = moves.estimate
+
+    async def said_no(*asked: Any, **more: Any) -> Any:
+        if change == "veto":
+            answer = await plane.call("POST", "/v1/noisy/acme/veto", {"seconds": 600}, role="operator")
+            assert answer.json()["lifted"] is True
+        else:
+            await policy(plane, mode="throttle")
+        return await weigh(*asked, **more)
+
+    monkeypatch.setattr(moves, "estimate", said_no)
+    await cell.suffers(tenant)
+    await plane.services.watcher.once()
+    assert (await plane.call("GET", "/v1/moves")).json()["moves"] == []
+    assert (await events(plane))[-1] == "move_refused"
+    assert "meanwhile" in (await noisy(plane))["events"][0]["reason"]
+
+
 async def test_a_lift_does_not_forbid_the_next_throttle(plane: Plane, cell: Cell) -> None:
     tenant = await signed_up(plane)
     await cell.suffers(tenant)
