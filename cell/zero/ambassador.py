@@ -108,6 +108,10 @@ class Ambassador:
                     context.committed = False
                     if kept.replayable:
                         return kept.again()
+                    raise ProblemError(
+                        problems.BODY_TOO_LARGE,
+                        f"{cell.name} does not have the tenant; the old shop takes {REPLAYABLE_BYTES} bytes here.",
+                    )
                 self._told.forwarded(cell.name)
                 await _answer(send, response, pieces(response))
             await send(_END)  # nothing is waited for after it: the server tells of a client that leaves, done or not

@@ -193,9 +193,8 @@ class Exchange:
                 self._door.lost_sight(tenant)
                 self._head.cancel()
                 raise
-            except Exception as e:
-                if not isinstance(e, TimeoutError):  # then it has had all the time that it may take
-                    self._door.lost_sight(tenant)
+            except Exception as e:  # a time-out too: the monolith's own time began later than ours
+                self._door.lost_sight(tenant)
                 await self._fail(e)
 
     async def _carry(self, method: str, target: bytes, headers: Headers) -> None:

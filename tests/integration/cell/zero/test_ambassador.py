@@ -153,6 +153,22 @@ async def test_a_request_cut_in_its_body_would_count_as_over(zero: World) -> Non
         assert "X-1" not in (await browser.get("/artikel.php")).text
 
 
+async def test_a_request_that_takes_too_long_would_be_replayed_or_count_as_over(zero: World) -> None:
+    door, tenant = zero.zero.door, zero.tenants[0]
+    async with zero.browser(1) as browser:
+        await log_in(browser, 1)
+        form = await order_form(browser)
+        zero.zero.ingress._application._monolith.longest_s = 0.2  # type: ignore[attr-defined]
+        async with held_up(zero, 1):
+            answer = await browser.post("/auftrag.php", data=form)
+            assert (answer.status_code, answer.headers["cell-refused"]) == (503, Refusal.INTERRUPTED)
+            assert tenant in door._uncertain
+            with door.closed(tenant):
+                assert not await door.drain(tenant, 0.0)
+        with door.closed(tenant):
+            assert await door.drain(tenant, 60)
+
+
 async def test_a_restarted_ambassador_would_freeze_before_requests_of_its_forerunner_end(shop: Shop) -> None:
     tenants = await zero_world.enrolled(shop.dsn)
     older = await shop.connect()

@@ -1,5 +1,6 @@
 """What lives on when a tenant leaves, and what goes ahead of it (moves.md rule 23): with a real modern cell."""
 
+import json
 import re
 import secrets
 from collections.abc import AsyncIterator
@@ -233,5 +234,7 @@ async def test_a_path_that_went_ahead_would_take_tenants_along_that_the_modern_c
         for old in (await two.post("/v1/products", json=body, headers=theirs),
                     await two.get("/v1/products", headers=theirs)):  # fmt: skip
             assert (old.status_code, old.headers["x-powered-by"]) == (404, "PHP/4.3.8")
+        large = json.dumps(body).encode() + b" " * (1 << 17)  # nobody has kept it for the monolith
+        assert (await two.post("/v1/products", content=large, headers=theirs)).status_code == 413
         await beside.set_state(1, "frozen")
         assert (await one.get("/v1/products", headers=bearer)).headers["cell-refused"] == "tenant-frozen"
