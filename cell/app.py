@@ -244,6 +244,7 @@ async def _serve(configured: ApiSettings, data: Any, inner: Any) -> int:
             Listener(ingress, data),
             Listener(InternalWall(inside, wall, token, time.monotonic), inner),
         ]
+        await stack.enter_async_context(_running(transfer.shedder.run()))
         reports = await stack.enter_async_context(_agent(configured, databases, health, gate))
         await stack.enter_async_context(_metering(configured, databases, meter, exchange, metrics, reports))
         await servers.serve(listeners, health.drain)

@@ -63,7 +63,7 @@ _STREAM: Final = re.compile(r"cellwall_t([1-9][0-9]{0,17})_([a-z0-9]{1,24})_(out
 _MOVE_SIGN: Final = re.compile(r"[^a-z0-9]")
 
 Epoch = Annotated[int, msgspec.Meta(ge=1, lt=2**40)]
-MarkerName = Annotated[str, msgspec.Meta(pattern=r"^[A-Za-z0-9-]{1,64}$")]
+MarkerName = Annotated[str, msgspec.Meta(pattern=r"^[A-Za-z0-9-]{1,64}\Z")]
 Position = Annotated[int, msgspec.Meta(ge=0, le=2**63 - 1)]  # a place in the log of the sender's database server
 Direction = Literal["out", "back"]
 
@@ -124,7 +124,7 @@ class Freeze(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     soft_ms: Annotated[int, msgspec.Meta(ge=0, le=60_000)]
     hard_ms: Annotated[int, msgspec.Meta(ge=1, le=60_000)]
     stream: str = ""  # with `marker`: the stream that the freeze ends
-    marker: Annotated[str, msgspec.Meta(pattern=r"^[A-Za-z0-9-]{0,64}$")] = ""
+    marker: Annotated[str, msgspec.Meta(pattern=r"^[A-Za-z0-9-]{0,64}\Z")] = ""
 
 
 class Frozen(msgspec.Struct, frozen=True):
@@ -255,7 +255,10 @@ class SnapshotQuery(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class ChangesQuery(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """``changes``: wait up to ``wait_ms`` for the next batch of about ``max_bytes`` (one transaction is never cut)."""
+    """``changes``: wait up to ``wait_ms`` for the next batch of about ``max_bytes``, or of less than that.
+
+    One transaction is never cut.
+    """
 
     stream: str
     after: Position

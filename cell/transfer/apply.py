@@ -14,6 +14,7 @@ import asyncpg
 from cell.transfer import compaction
 from cell.transfer.catalogue import TenantTable
 from cell.transfer.compaction import Run
+from cell.transfer.progress import array_literal
 from cell.transfer.rows import AS_REPLICA, BY_INDEX, own_key
 from cell.transfer.wal import BrokenMessageError, Change, Decoder, Key, Relation
 
@@ -83,10 +84,10 @@ async def _run(connection: Any, tables: Mapping[str, TenantTable], runs: Iterabl
             raise ConflictError(f"{table.label}: {run.kind} found {count} of {len(run.keys)} rows")
 
 
-def _arrays(run: Run) -> list[list[Any]]:
-    """One array of text for each column: the keys', then those that are set."""
-    keys = [] if run.kind == "insert" else [list(column) for column in zip(*run.keys, strict=True)]
-    return keys + [list(column) for column in zip(*run.rows, strict=True)]
+def _arrays(run: Run) -> list[str]:
+    """An array literal for each column: the keys', then those that are set."""
+    keys = [] if run.kind == "insert" else [array_literal(column) for column in zip(*run.keys, strict=True)]
+    return keys + [array_literal(column) for column in zip(*run.rows, strict=True)]
 
 
 def _statement(table: TenantTable, run: Run) -> str:
@@ -96,7 +97,7 @@ def _statement(table: TenantTable, run: Run) -> str:
     at = [table.columns.index(relation.columns[i]) for i in (*key, *run.columns)]
     values = [f"v{n}::{table.types[i]}" for n, i in enumerate(at)]
     names = [table.names[i] for i in at]
-    arrays = ", ".join(f"${n + 1}::text[]" for n in range(len(at)))
+    arrays = ", ".join(f"${n + 1}::text::text[]" for n in range(len(at)))
     source = f"unnest({arrays}) AS v({', '.join(f'v{n}' for n in range(len(at)))})"
     if run.kind == "insert":
         return f"INSERT INTO {table.quoted} ({', '.join(names)}) SELECT {', '.join(values)} FROM {source}"  # noqa: S608

@@ -132,9 +132,13 @@ def _rekey(change: Change) -> Run:
 
 
 def _carried(row: Row) -> tuple[int, ...]:
+    if UNCHANGED not in row:
+        return tuple(range(len(row)))
     return tuple(i for i, value in enumerate(row) if value is not UNCHANGED)
 
 
 def _only(row: Row, columns: Sequence[int]) -> Row:
+    if len(columns) == len(row):
+        return row
     values: tuple[Value, ...] = tuple(row[i] for i in columns)
     return values

@@ -19,6 +19,8 @@ from contracts.transfer import Fence
 
 _ROW: Final = "tenant_id, epoch, state, min_epoch, move, term, seq, command, result, hint"
 _READ: Final = f"SELECT {_ROW} FROM cellwall.tenants WHERE tenant_id = $1"  # noqa: S608
+# What is given up on the way to being deleted cannot be served again, whatever comes of the command.
+_GIVE_UP: Final = "UPDATE cellwall.tenants SET state = $2, updated_at = now() WHERE tenant_id = $1 AND state = $3"
 _LIST: Final = f"SELECT {_ROW} FROM cellwall.tenants ORDER BY tenant_id"  # noqa: S608
 _FIRST: Final = (
     "INSERT INTO cellwall.tenants (tenant_id, bucket, epoch, state) VALUES ($1, $2, 0, 'gone') ON CONFLICT DO NOTHING"
@@ -75,6 +77,12 @@ class Effect:
         self.connection = connection
         self.row = row
         self.ended = ended  # holders of the lock that had to be ended
+
+    async def give_up(self) -> None:
+        """Leave a state from which the tenant could be activated, before the first of its rows is deleted."""
+        dead = {"standby": "moved", "importing": "aborted"}.get(self.row.state)
+        if dead is not None:
+            await self.connection.execute(_GIVE_UP, self.row.tenant_id, dead, self.row.state)
 
     async def settle(self, state: str, result: Mapping[str, Any], **changes: Any) -> None:
         """The last statement of the transaction: state, epoch, min_epoch, hint and the stored result."""

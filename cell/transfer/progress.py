@@ -20,7 +20,7 @@ _VERIFIED: Final = """
 UPDATE cellwall.stream_progress SET verified = $2, touched = 0, updated_at = now() WHERE stream = $1 AND marker = $2
 """
 _TOUCH: Final = """
-INSERT INTO cellwall.stream_touched (stream, table_name, key) SELECT $1, $2, k::text[] FROM unnest($3::text[]) k
+INSERT INTO cellwall.stream_touched (stream, table_name, key) SELECT $1, $2, k::text[] FROM unnest($3::text::text[]) k
 ON CONFLICT DO NOTHING
 """
 _TOUCHED: Final = "SELECT table_name, key FROM cellwall.stream_touched WHERE stream = $1 ORDER BY table_name, key"
@@ -73,7 +73,7 @@ async def touch(connection: Any, stream: str, keys: Mapping[str, Iterable[tuple[
     """Remember keys by table; how many are new."""
     added = 0
     for table, found in keys.items():
-        status = await connection.execute(_TOUCH, stream, table, [_array(key) for key in found])
+        status = await connection.execute(_TOUCH, stream, table, array_literal([array_literal(key) for key in found]))
         added += int(status.rpartition(" ")[2])
     return added
 
@@ -102,7 +102,12 @@ async def forget_tenant(connection: Any, tenant: int) -> None:
     await connection.execute("DELETE FROM cellwall.stream_progress WHERE tenant_id = $1", tenant)
 
 
-def _array(key: Iterable[str]) -> str:
-    """An array literal of PostgreSQL."""
-    quoted = (value.replace("\\", "\\\\").replace('"', '\\"') for value in key)
-    return "{" + ",".join(f'"{value}"' for value in quoted) + "}"
+def array_literal(values: Iterable[Any]) -> str:
+    """An array of text as PostgreSQL reads it: much cheaper than the driver's own, which looks at each value thrice."""
+    return "{" + ",".join(["NULL" if value is None else _quoted(value) for value in values]) + "}"
+
+
+def _quoted(value: str) -> str:
+    if '"' in value or "\\" in value:
+        value = value.replace("\\", "\\\\").replace('"', '\\"')
+    return f'"{value}"'

@@ -18,6 +18,7 @@ from cell.transfer.frames import BrokenStreamError, Count, Kind, TableHeader
 from contracts.transfer import Checksum, Imported, Keys, Stream
 
 QUEUED_PIECES: Final = 8
+DROPPED_AT_ONCE: Final = 20_000  # rows: some tenths of a second
 SAMPLE: Final = 1000  # rows of a table, to tell the bytes of all
 ESTIMATE_MAX: Final = 100_000  # rows of one table that an estimate counts
 
@@ -164,6 +165,31 @@ async def drop(connection: Any, tables: Sequence[TenantTable], tenant: int) -> N
     await progress.forget_tenant(connection, tenant)
 
 
+async def drop_some(connection: Any, tables: Sequence[TenantTable], tenant: int) -> bool:
+    """Delete `DROPPED_AT_ONCE` rows of the tenant; false once there were fewer left than that."""
+    await connection.execute(_AS_REPLICA_IF_ALLOWED)
+    left = DROPPED_AT_ONCE
+    for table in reversed(tables):
+        query = (
+            f"DELETE FROM {table.quoted} WHERE ctid = ANY (ARRAY("  # noqa: S608
+            f"SELECT ctid FROM {table.quoted} WHERE tenant_id = $1 LIMIT $2))"
+        )
+        left -= int((await connection.execute(query, tenant, left)).rpartition(" ")[2])
+        if left <= 0:
+            return True
+    return False
+
+
+async def are_many(connection: Any, tables: Sequence[TenantTable], tenant: int) -> bool:
+    """Whether the tenant has more rows than one statement or two should delete."""
+    counts = " UNION ALL ".join(
+        f"(SELECT count(*) AS n FROM (SELECT FROM {t.quoted} WHERE tenant_id = $1 LIMIT $2) counted)"  # noqa: S608
+        for t in tables
+    )
+    found = await connection.fetchval(f"SELECT sum(n) FROM ({counts}) c", tenant, DROPPED_AT_ONCE)  # noqa: S608
+    return int(found or 0) >= DROPPED_AT_ONCE
+
+
 async def checksum(connection: Any, tables: Sequence[TenantTable], tenant: int) -> Checksum:
     """Rows and digest per table. Order-free: sums of the two halves of 128 bits of SHA-256 of each row's text."""
     await connection.execute(_PINNED)
@@ -208,7 +234,7 @@ async def _table_checksum(
     query = (
         f"SELECT count(*), {half.format(1)}, {half.format(17)} FROM ("  # noqa: S608
         f"SELECT encode(sha256(convert_to(ROW({table.listed})::text, 'UTF8')), 'hex') AS h"
-        f" FROM {table.quoted} WHERE tenant_id = $1 AND {condition}) hashed"
+        f" FROM {table.quoted} WHERE tenant_id = $1 AND {condition} OFFSET 0) hashed"  # hashes each row once, not twice
     )
     rows, first, second = await connection.fetchrow(query, tenant, *more)
     text = "\n".join((*table.columns, first, second))

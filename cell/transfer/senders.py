@@ -26,6 +26,8 @@ from contracts.transfer import Batch, ChangesQuery, Checksum, Fence, Mark, Marke
 
 MARKERS_AT_ONCE: Final = 2  # of a shard: each takes two connections
 END_READER_MS: Final = 5000
+# However much is asked for: a receiver takes a batch apart in the process that serves its other tenants, 10 ms at most.
+BATCH_BYTES: Final = 256 << 10
 _SLOT: Final = """
 SELECT s.active_pid, s.wal_status, s.invalidation_reason, n.start
 FROM pg_replication_slots s LEFT JOIN cellwall.stream_senders n ON n.stream = s.slot_name WHERE s.slot_name = $1
@@ -236,7 +238,7 @@ class Senders:
             reading = await self._begin(pool, tenant, sender, query)
         reading.acknowledge(query.after)
         sender.acknowledged = query.after
-        return await reading.take(query.max_bytes, query.wait_ms / 1000)
+        return await reading.take(min(query.max_bytes, BATCH_BYTES), query.wait_ms / 1000)
 
     async def _begin(self, pool: Pool, tenant: int, sender: _Sender, query: ChangesQuery) -> Reading:
         """Read from ``after`` on, in place of whoever reads now."""

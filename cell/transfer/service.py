@@ -16,6 +16,7 @@ from cell.transfer import fence as fences
 from cell.transfer.frames import BrokenStreamError
 from cell.transfer.locks import LockBusyError, Patience
 from cell.transfer.rules import Command, FenceRow
+from cell.transfer.shedding import Shedder
 from contracts import ids, problems
 from contracts.names import Field
 from contracts.problems import ProblemError
@@ -77,6 +78,7 @@ class Transfer:
         self._gate = gate
         self._create_owner = create_owner
         self._clock = clock
+        self.shedder = Shedder(pools, clock)  # its loop is the process's to run
         self._kinds = list(kinds)
 
     # -- reading ------------------------------------------------------------------------------------------------
@@ -126,8 +128,11 @@ class Transfer:
         """
         if body.schema != self._schema:
             raise ProblemError(problems.SCHEMA_MISMATCH, f"{self._cell} has {self._schema}, not {body.schema}")
-        if (await self._arrive(tenant, fence, "prepare")).result is not None:
+        row = await self._arrive(tenant, fence, "prepare")
+        if row.result is not None:
             return
+        if row.state != "gone":
+            await self._shed(tenant, fence, "prepare", body.min_epoch)
         async with self._effect(tenant, fence, "prepare") as effect:
             rules.check_preparation(effect.row, body.min_epoch)
             await rows.drop(effect.connection, await catalogue.tenant_tables(effect.connection), tenant)
@@ -161,6 +166,8 @@ class Transfer:
     async def abort(self, tenant: int, fence: Fence, body: Abort) -> None:
         """Give an import up: its rows go, and no activation below ``min_epoch`` succeeds any more.
 
+        The source waits for this answer, so many rows go afterwards, by the `Shedder`.
+
         A tenant that moved away stays ``moved``, or ``standby``, with its rows: they are the older home's, not the
         import's, and a standby goes on following.
         """
@@ -171,8 +178,13 @@ class Transfer:
             if effect.row.state in ("moved", "standby"):
                 await effect.settle(effect.row.state, {}, min_epoch=least)
                 return
-            await rows.drop(effect.connection, await catalogue.tenant_tables(effect.connection), tenant)
+            tables = await catalogue.tenant_tables(effect.connection)
+            left = await rows.are_many(effect.connection, tables, tenant)
+            if not left:
+                await rows.drop(effect.connection, tables, tenant)
             await effect.settle("aborted", {}, min_epoch=least)
+        if left:
+            self.shedder.wake()
 
     # -- the source ---------------------------------------------------------------------------------------------
 
@@ -244,14 +256,36 @@ class Transfer:
             return await rows.checksum(connection, await catalogue.tenant_tables(connection), tenant)
 
     async def purge(self, tenant: int, fence: Fence) -> None:
-        """Drop the rows of a tenant that lives elsewhere. The fence row stays, so that late commands are refused."""
+        """Drop the rows of a tenant that lives elsewhere. The fence row stays, so that late commands are refused.
+
+        A large tenant goes in parts. Where the caller's patience ends first, a repeat goes on from there.
+        """
         if (await self._arrive(tenant, fence, "purge")).result is not None:
             return
+        await self._shed(tenant, fence, "purge")
         async with self._effect(tenant, fence, "purge") as effect:
             await rows.drop(effect.connection, await catalogue.tenant_tables(effect.connection), tenant)
             await effect.settle("gone", {})
 
     # -- how ----------------------------------------------------------------------------------------------------
+
+    async def _shed(self, tenant: int, fence: Fence, command: Command, min_epoch: int | None = None) -> None:
+        """Delete many rows in transactions of their own, as long as no newer command comes; few are left to the end."""
+        parts = 0
+        while True:
+            try:
+                async with fences.effect(self._pool(tenant), tenant, fence, command, PATIENCE, self._clock) as effect:
+                    if min_epoch is not None:
+                        rules.check_preparation(effect.row, min_epoch)
+                    tables = await catalogue.tenant_tables(effect.connection)
+                    if not parts and not await rows.are_many(effect.connection, tables, tenant):
+                        return
+                    await effect.give_up()
+                    if not await rows.drop_some(effect.connection, tables, tenant):
+                        return
+            except LockBusyError as e:
+                raise ProblemError(problems.FREEZE_BUSY, str(e)) from e
+            parts += 1
 
     def _pool(self, tenant: int) -> Pool:
         return self._pools[self._shard_of(tenant)]

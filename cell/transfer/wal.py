@@ -76,26 +76,22 @@ class Relation:
 
 @dataclass(frozen=True, slots=True)
 class Change:
-    """One row. ``row`` is empty for a delete; ``old`` is the key before, where a delete or a new key says it."""
+    """One row. ``key`` after the change, or of the row that went; ``old`` before, where a delete or a new key says it.
+
+    ``row`` is empty for a delete.
+    """
 
     op: Literal["insert", "update", "delete"]
     relation: Relation
-    row: Row
+    key: Key
+    row: Row = ()
     old: Key | None = None
-
-    @property
-    def key(self) -> Key:
-        """The key of the row after the change, or of the row that went."""
-        if self.op == "delete":
-            assert self.old is not None
-            return self.old
-        return key_of(self.relation, self.row)
 
 
 def key_of(relation: Relation, row: Sequence[Value]) -> Key:
     """The key's values; every one is there, or the message is broken."""
-    key = tuple(row[i] for i in relation.key)
-    if not key or not all(isinstance(value, str) for value in key):
+    key = tuple([row[i] for i in relation.key])
+    if not key or None in key or UNCHANGED in key:
         raise BrokenMessageError(f"{relation.label}: a row without its key")
     return key  # type: ignore[return-value]
 
@@ -155,12 +151,12 @@ class Decoder:
             before, at = _row(message, at)
             old = key_of(relation, _fitting(relation, before))
             if tag is Tag.DELETE:
-                return Change("delete", relation, (), old)
+                return Change("delete", relation, old, (), old)
             part, at = message[at], at + 1
         if part != ord("N") or tag is Tag.DELETE:
             raise BrokenMessageError(f"{relation.label}: an unknown kind of row")
-        row, _ = _row(message, at)
-        return Change("insert" if tag is Tag.INSERT else "update", relation, _fitting(relation, row), old)
+        row = _fitting(relation, _row(message, at)[0])
+        return Change("insert" if tag is Tag.INSERT else "update", relation, key_of(relation, row), row, old)
 
 
 def _fitting(relation: Relation, row: Row) -> Row:
@@ -192,17 +188,19 @@ def _row(message: bytes, at: int) -> tuple[Row, int]:
     count, at = _U16.unpack_from(message, at)[0], at + 2
     values: list[Any] = []
     for _ in range(count):
-        kind, at = message[at], at + 1
+        kind = message[at]
         if kind == 0x74:  # 't'
-            size, at = _U32.unpack_from(message, at)[0], at + 4
-            if at + size > len(message):
-                raise BrokenMessageError("a value that is cut")
-            values.append(message[at : at + size].decode())
-            at += size
+            start = at + 5
+            at = start + int.from_bytes(message[at + 1 : start], "big")
+            values.append(message[start:at].decode())
         elif kind == 0x6E:  # 'n'
+            at += 1
             values.append(None)
         elif kind == 0x75:  # 'u'
+            at += 1
             values.append(UNCHANGED)
         else:
             raise BrokenMessageError("a value of unknown kind")
+    if at > len(message):
+        raise BrokenMessageError("a value that is cut")
     return tuple(values), at

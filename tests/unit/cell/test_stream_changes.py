@@ -71,14 +71,14 @@ def test_a_row_would_be_read_wrong() -> None:
         (message("I", ("1", "5")), "2 values for 4 columns"),
         (message("I", ("1", None, "x", None)), "without its key"),
         (message("I", ("1", "5", "x", "y"))[:-1], "cut"),
-        (message("I", ("1", "5", "x", None))[:9], "error"),
+        (message("I", ("1", "5", "x", None))[:9], "IndexError|cut"),
         (b"?", "not a valid Tag"),
         (b"", "IndexError"),
     ],
 )
 def test_a_message_that_is_no_row_would_be_taken_for_one(broken: bytes, why: str) -> None:
     with pytest.raises(BrokenMessageError, match=why):
-        assert [change.key for change in read(broken)]
+        read(broken)
 
 
 def test_the_marker_of_somebody_else_would_end_a_stream() -> None:
@@ -106,15 +106,15 @@ def test_a_batch_that_is_cut_anywhere_would_be_applied(messages: list[bytes], da
 
 
 def insert(key: str, name: str = "n", big: Any = "b") -> Change:
-    return Change("insert", TABLE, ("1", key, name, big))
+    return Change("insert", TABLE, ("1", key), ("1", key, name, big))
 
 
 def update(key: str, name: str = "u", big: Any = UNCHANGED, old: str | None = None) -> Change:
-    return Change("update", TABLE, ("1", key, name, big), None if old is None else ("1", old))
+    return Change("update", TABLE, ("1", key), ("1", key, name, big), None if old is None else ("1", old))
 
 
 def delete(key: str) -> Change:
-    return Change("delete", TABLE, (), ("1", key))
+    return Change("delete", TABLE, ("1", key), (), ("1", key))
 
 
 class Rows:

@@ -36,6 +36,21 @@ def test_a_command_is_new_or_repeated_or_too_late(fence: Fence, command: rules.C
     assert error.value.problem is problems.FENCED
 
 
+@pytest.mark.parametrize(
+    ("fence", "expected"),
+    [
+        (Fence(2, 1, "move-1"), True),  # the same leader: what it reads has no order
+        (Fence(3, 1, "move-1"), True),
+        (Fence(1, 99, "move-1"), False),  # a leader that was paused
+        (Fence(2, 10, "move-2"), False),
+        (Fence(2, 11, "move-2"), True),
+        (Fence(3, 1, "move-2"), True),
+    ],
+)
+def test_a_command_that_raises_no_fence_would_run_for_a_leader_that_was_overtaken(fence: Fence, expected: bool) -> None:
+    assert rules.may_run_beside(ROW, fence) is expected
+
+
 def test_every_command_has_its_states() -> None:
     assert set(rules.ALLOWED) == set(get_args(rules.Command))
     for states in rules.ALLOWED.values():
