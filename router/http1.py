@@ -28,6 +28,15 @@ _ABSOLUTE = re.compile(rb"(?i:https?)://([^/?]+)(.*)\Z", re.DOTALL)
 _LENGTH = re.compile(rb"[0-9]{1,18}\Z")
 _TRACEPARENT = re.compile(rb"[0-9a-f]{2}-[0-9a-f]{32}-[0-9a-f]{16}-[0-9a-f]{2}\Z")
 
+# What llhttp reads of IANA's registry of methods, but CONNECT. A cell's server would answer others in words of its own
+# and close the connection; RFC 9110, section 9.1, has 501 for them.
+METHODS: Final = frozenset(
+    b"ACL BIND CHECKOUT COPY DELETE GET HEAD LINK LOCK M-SEARCH MERGE MKACTIVITY MKCALENDAR MKCOL MOVE NOTIFY OPTIONS"
+    b" PATCH POST PROPFIND PROPPATCH PURGE PUT QUERY REBIND REPORT SEARCH SOURCE SUBSCRIBE TRACE UNBIND UNLINK UNLOCK"
+    b" UNSUBSCRIBE".split()
+)
+_UNKNOWN_METHOD: Final = "the method is not one of HTTP's (methods are in capitals)"
+
 # Fields that belong to one connection (RFC 9110, 7.6.1), and those whose value only the router may set.
 _HOP: Final = (b"keep-alive", b"proxy-connection", b"te", b"trailer", b"proxy-authenticate", b"proxy-authorization")
 _OURS: Final = (b"http2-settings", b"forwarded", b"x-real-ip", b"x-tenant-id")
@@ -158,8 +167,8 @@ def parse_request(head: bytes, known: KnownHead | None = None) -> tuple[Request,
     if line is None:
         raise MalformedError("a malformed request line")
     method, target, minor = line.groups()
-    if method == b"CONNECT":
-        raise MalformedError("CONNECT is not supported", NOT_SUPPORTED)
+    if method not in METHODS:
+        raise MalformedError("CONNECT is not supported" if method == b"CONNECT" else _UNKNOWN_METHOD, NOT_SUPPORTED)
     block = head[line.end() :]
     if known is not None and target[0] == 0x2F and minor == b"1" and known.repeated_by(block):
         return Request(method, target, 1, known.fields, block[known.trace] if known.trace else None), known

@@ -1,9 +1,10 @@
 """Requests that must not get through, and what of good ones does. Each group is a class of attack or of breakage."""
 
+import httptools
 import pytest
 
 from router.framing import CHUNKED
-from router.http1 import MAX_HEAD, MalformedError, Request, check_request_line, head_end, parse_request
+from router.http1 import MAX_HEAD, METHODS, MalformedError, Request, check_request_line, head_end, parse_request
 
 HOST = b"Host: t1.example.test\r\n"
 
@@ -133,6 +134,24 @@ def test_connect_is_not_supported_even_behind_a_known_head() -> None:
     with pytest.raises(MalformedError) as caught:
         parse_request(b"CONNECT /a HTTP/1.1\r\n" + HOST + b"\r\n", known)
     assert caught.value.problem.status == 501
+
+
+@pytest.mark.parametrize("method", [b"WAT", b"get", b"A" * 300, b"PRI", b"DESCRIBE", b"G"])
+def test_a_method_that_no_cell_can_read_is_not_sent_to_one(method: bytes) -> None:
+    """Its server would answer 400 in plain text, and close a connection that others could have used."""
+    _, known = parse_request(b"GET /a HTTP/1.1\r\n" + HOST + b"\r\n")
+    for behind in (None, known):
+        with pytest.raises(MalformedError) as caught:
+            parse_request(method + b" /a HTTP/1.1\r\n" + HOST + b"\r\n", behind)
+        assert caught.value.problem.status == 501
+
+
+@pytest.mark.parametrize("method", sorted(METHODS))
+def test_a_method_that_is_sent_to_cells_is_one_that_their_server_reads(method: bytes) -> None:
+    server = httptools.HttpRequestParser(object())
+    server.feed_data(method + b" /a HTTP/1.1\r\n" + HOST + b"\r\n")
+    assert server.get_method() == method
+    assert parse(method + b" /a HTTP/1.1").method == method
 
 
 def test_more_than_one_credential_is_refused_because_the_cell_may_read_the_other() -> None:
