@@ -12,7 +12,7 @@ from control_plane.auth import Actor
 from control_plane.models import Tenant, tenants
 from control_plane.noisy import Act, Mode, Policy
 from control_plane.tenants import tenant_named
-from control_plane.throttle import lift
+from control_plane.throttle import lift, route_is_moved
 from control_plane.usage_views import NoisyEvent, NoisyView, PolicyChange, PolicyView, Throttle, Vetoed
 
 POLICY_SET = "policy_set"
@@ -62,7 +62,7 @@ class Noisy:
                 conn, tenant, VETOED, actor.name, f"nothing is done about it until {until:%F %T}"
             )
             await audit.record(conn, actor.name, "tenant_vetoed", _subject(tenant), seconds=seconds)
-            lifted = tenant.throttled_until is not None and tenant.move_id is None
+            lifted = tenant.throttled_until is not None and not await route_is_moved(conn, tenant)
             if lifted:
                 await self._lifted(conn, tenant, actor)
             return Vetoed(ids.tenant_of(tenant.number), tenant.slug, lifted, until)

@@ -9,7 +9,9 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 from contracts import routes
 from contracts.names import THROTTLED_PLAN
 from contracts.problems import MOVE_RUNNING, ProblemError
+from control_plane import move_store
 from control_plane.models import Tenant, tenants
+from control_plane.move import State
 from control_plane.noisy import Policy
 from control_plane.noisy_store import throttled_plan
 from control_plane.routes import latest, publish, route_of
@@ -27,13 +29,24 @@ async def lift(conn: AsyncConnection, tenant: Tenant, policy: Policy) -> int:
 
 
 async def _change(conn: AsyncConnection, tenant: Tenant, policy: Policy, **values: object) -> int:
-    if tenant.move_id is not None:  # its route is the move's, which may be asking routers to hold
+    if await route_is_moved(conn, tenant):
         raise ProblemError(MOVE_RUNNING, f"The move {tenant.move_id} to {tenant.move_target} is running.")
     values["updated_at"] = sa.func.clock_timestamp()
     changed = sa.update(tenants).where(tenants.c.number == tenant.number).values(values).returning(tenants)
     after = Tenant.of((await conn.execute(changed)).one())
     state: routes.State = "suspended" if after.state == "suspended" else "active"
     return await publish(conn, [*await _plan(conn, policy), route_of(after, state)])
+
+
+async def route_is_moved(conn: AsyncConnection, tenant: Tenant) -> bool:
+    """Whether the tenant's route is that of a running move, which may be asking routers to hold.
+
+    A standby's is not: it was published, and nothing about it changes until a rollback begins, as a move of its own.
+    """
+    if tenant.move_id is None:
+        return False
+    move = await move_store.get(conn, tenant.move_id)
+    return move is None or move.state is not State.STANDBY
 
 
 async def _plan(conn: AsyncConnection, policy: Policy) -> list[routes.Record]:

@@ -326,6 +326,7 @@ def _stream(m: MoveView) -> list[tuple[str, object]]:
         ("copied", f"{p.rows:,} of about {p.rows_expected:,} rows, {_size(p.bytes)}{rate}"),
         ("changes", f"{p.changes:,} carried over, {_lag(p.lag_bytes)}; {p.comparisons} comparisons were equal"),
         ("way back", p.way_back),
+        ("schema", f"{m.schema} of both cells, pinned" if m.schema else "not pinned yet"),
     ]
     if p.changes_back or p.lag_back_bytes is not None:
         rows.append(("changes back", f"{p.changes_back:,} carried over, {_lag(p.lag_back_bytes)}"))

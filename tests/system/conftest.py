@@ -11,6 +11,7 @@ import pytest_asyncio
 
 from infra.local.fleet import Fleet
 from infra.local.spec import FleetSpec
+from tests.system.hooked import Hooked
 from tests.system.leftovers import Snapshot
 from tests.system.product import Product
 
@@ -46,3 +47,11 @@ async def product(fleet: Fleet) -> AsyncIterator[Product]:
     """A client of the product, through the routers."""
     async with Product.at(fleet) as client:
         yield client
+
+
+@pytest_asyncio.fixture
+async def hooked(fleet: Fleet) -> AsyncIterator[Hooked]:
+    """A control plane that can be told to stop or die inside of a move; the plain one again at the end."""
+    hooked = Hooked(fleet)
+    yield hooked
+    await hooked.plainly()

@@ -1,13 +1,16 @@
 """A large tenant in a real fleet: copied and followed while it writes, rolled back, finalized, and nothing is lost."""
 
+from pathlib import Path
 from typing import Any
 
 import asyncpg
 import pytest
 
 from contracts.ids import tenant_number
+from infra.local.spec import CONTROL_PLANE
+from tests.system.hooked import Hooked
 from tests.system.product import Product, Tenant
-from tests.system.test_moves import assert_one_clean_owner, ended
+from tests.system.test_moves import assert_one_clean_owner, ended, exists, fences
 from tests.system.waiting import until
 from tests.system.writers import writing
 
@@ -28,6 +31,19 @@ async def grow(product: Product, tenant: Tenant, cell: str, rows: int) -> None:
                 await connection.execute(_GROW, number, rows)
         finally:
             await connection.close()
+
+
+async def shard_of(product: Product, tenant: Tenant) -> str:
+    """The shard of the tenant: the same in both cells, whose bucket maps are alike."""
+    for shard, dsn in product.fleet.cells["cell-1"].shards.items():
+        connection = await asyncpg.connect(dsn)
+        try:
+            query = "SELECT 1 FROM cellwall.tenants WHERE tenant_id = $1"
+            if await connection.fetchval(query, tenant_number(tenant.id)):
+                return shard
+        finally:
+            await connection.close()
+    raise AssertionError(f"no shard of cell-1 has {tenant.slug}")
 
 
 async def standing(product: Product, move: str) -> dict[str, Any]:
@@ -82,7 +98,7 @@ async def test_a_large_tenant_that_writes_moves_comes_back_and_loses_nothing(pro
     assert verdict.balanced, verdict.words()
     assert (await product.operate("GET", f"/v1/moves/{move}")).json()["state"] == "rolled_back"
     await assert_one_clean_owner(product, tenant, "cell-1")
-    assert await streams(product) == []
+    await no_streams(product)
 
 
 @pytest.mark.invariant(1)
@@ -101,4 +117,67 @@ async def test_a_standby_that_is_finalized_leaves_nothing_behind(product: Produc
     verdict = await writers.audit()
     assert verdict.balanced, verdict.words()
     await assert_one_clean_owner(product, tenant, "cell-2")
-    assert await streams(product) == []
+    await no_streams(product)
+
+
+@pytest.mark.invariant(6)
+@pytest.mark.invariant(1)
+@pytest.mark.parametrize("state", ["copying", "catching_up", "frozen", "standby"])
+async def test_a_control_plane_killed_in_a_large_move_finishes_it_after_its_return(
+    product: Product, hooked: Hooked, state: str
+) -> None:
+    tenant = await product.tenant_in("cell-1")
+    await hooked.start(f"kill:{state}")
+    async with writing(product, tenant, clients=2) as writers:
+        await writers.more(5)
+        body = {"tenant": tenant.slug, "to": "cell-2", "standby": True, "finalize_after_s": 0.0}
+        move = (await product.operate("POST", "/v1/moves", json=body)).json()["id"]
+        killed = product.fleet.runner.process(CONTROL_PLANE)
+        assert killed is not None
+        assert await killed.wait_ended(60), f"the control plane never reached {state}"
+        await hooked.plainly()
+        view = await ended(product, move)
+        await writers.more(5)
+    # A hold that outlived its budget while nobody was at the wheel goes back; after the decision it never does.
+    assert view["state"] in ({"done"} if state == "standby" else {"done", "failed"}), view
+    assert writers.failures == []
+    verdict = await writers.audit()
+    assert verdict.balanced, verdict.words()
+    await assert_one_clean_owner(product, tenant, "cell-2" if view["state"] == "done" else "cell-1")
+    await no_streams(product)
+
+
+@pytest.mark.invariant(6)
+@pytest.mark.parametrize(
+    ("process", "state"),
+    [
+        ("cell-1-api", "copying"), ("cell-2-{shard}", "copying"), ("cell-1-api", "catching_up"),
+        ("cell-2-api", "catching_up"), ("cell-1-{shard}", "catching_up"),
+    ],
+)  # fmt: skip
+async def test_a_cell_that_dies_while_it_is_copied_or_followed_delays_the_move_and_loses_nothing(
+    product: Product, hooked: Hooked, tmp_path: Path, process: str, state: str
+) -> None:
+    tenant = await product.tenant_in("cell-1")
+    await grow(product, tenant, "cell-1", 2_000)
+    process = process.format(shard=await shard_of(product, tenant))
+    before = (await fences(product.fleet, tenant))["cell-1"][2]
+    await hooked.start(f"pause:{state}:{tmp_path}")
+    body = {"tenant": tenant.slug, "to": "cell-2", "standby": True, "finalize_after_s": 0.0}
+    move = (await product.operate("POST", "/v1/moves", json=body)).json()["id"]
+    await until(lambda: exists(tmp_path / "reached"), state)
+    await product.fleet.kill(process)
+    (tmp_path / "go").touch()
+    await product.fleet.revive(process)
+    view = await ended(product, move)
+    assert view["state"] == "done", view
+    await assert_one_clean_owner(product, tenant, "cell-2")
+    assert (await fences(product.fleet, tenant))["cell-2"][2] == before
+    await no_streams(product)
+
+
+async def no_streams(product: Product) -> None:
+    async def clean() -> bool:
+        return await streams(product) == []
+
+    await until(clean, "the end of every slot and publication", timeout_s=120)

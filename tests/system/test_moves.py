@@ -1,22 +1,18 @@
 """Moves of a real tenant in a real fleet, while it writes, while the control plane dies, and while people cancel."""
 
 import contextlib
-import os
-from collections.abc import AsyncIterator
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import asyncpg
 import httpx
 import pytest
-import pytest_asyncio
 
 from contracts.ids import tenant_number
 from infra.local.errors import LocalFleetError
 from infra.local.fleet import Fleet
 from infra.local.spec import CONTROL_PLANE
-from tests.system.paused_control_plane import VARIABLE
+from tests.system.hooked import Hooked
 from tests.system.product import Product, Tenant
 from tests.system.waiting import until
 from tests.system.writers import writing
@@ -24,46 +20,6 @@ from tests.system.writers import writing
 FORWARD = ["preparing", "holding", "frozen", "switching", "standby", "purging"]
 BACKWARD = ["aborting", "restoring"]
 ENDED = {"done", "cancelled", "failed", "rolled_back"}
-
-
-class Hooked:
-    """The fleet's control plane with a hook at a boundary of every move; the plain one again at the end."""
-
-    def __init__(self, fleet: Fleet) -> None:
-        self.fleet = fleet
-        self.plain = fleet.state.spec
-
-    async def start(self, hook: str) -> None:
-        os.environ[VARIABLE] = hook
-        self.fleet.state.spec = replace(self.plain, modules={"control_plane": "tests.system.paused_control_plane"})
-        self.fleet.runner.save()  # whatever is started anew is started from the written state
-        await self._again()
-
-    async def plainly(self) -> None:
-        os.environ.pop(VARIABLE, None)
-        self.fleet.state.spec = self.plain
-        self.fleet.runner.save()
-        await self._again()
-
-    async def _again(self) -> None:
-        """Start it anew, and wait until it has heard of every cell and router again."""
-        await self.fleet.stop(CONTROL_PLANE)
-        await self.fleet.revive(CONTROL_PLANE)
-        async with Product.at(self.fleet) as product:
-
-            async def heard() -> bool:
-                cells = (await product.operate("GET", "/v1/cells")).json()["cells"]
-                routers = (await product.operate("GET", "/v1/routers")).json()["routers"]
-                return all(cell["healthy"] for cell in cells) and all(router["live"] for router in routers)
-
-            await until(heard, "the return of every cell and router")
-
-
-@pytest_asyncio.fixture
-async def hooked(fleet: Fleet) -> AsyncIterator[Hooked]:
-    hooked = Hooked(fleet)
-    yield hooked
-    await hooked.plainly()
 
 
 async def ended(product: Product, move: str) -> dict[str, Any]:

@@ -9,6 +9,8 @@ from contracts import problems, transfer
 from contracts.problems import ProblemError
 from control_plane.move import Budgets, Path, State
 from control_plane.move_store import Move, StaleMoveError
+from control_plane.noisy import Policy
+from control_plane.throttle import lift, throttle
 from tests.integration.control_plane.fake_cell import Killed
 from tests.integration.control_plane.mover_world import OPERATOR, ROWS, SOURCE, TARGET, World, killed_at
 
@@ -246,6 +248,20 @@ async def test_a_paused_move_is_kept_up_to_date_and_holds_nobody(world: World) -
     await world.moves.resume(move_id, OPERATOR)
     await standing(world, move_id, term=3)
     await finalized(world, move_id, term=4)
+
+
+async def test_a_noisy_tenant_is_throttled_also_while_its_old_home_follows(world: World) -> None:
+    move_id = await world.start(standby=True)
+    async with world.engine.begin() as conn:
+        with pytest.raises(ProblemError, match="move-running"):
+            await throttle(conn, await world.tenant(), Policy(), 60.0)
+    move = await standing(world, move_id)
+    async with world.engine.begin() as conn:
+        await throttle(conn, await world.tenant(), Policy(), 60.0)
+    assert [(r.cell, r.plan) for r in await world.published()][-1] == (TARGET, "throttled")
+    async with world.engine.begin() as conn:
+        await lift(conn, await world.tenant(), Policy())
+    await finalized(world, move.id)
 
 
 async def test_a_standby_with_a_time_limit_finalizes_itself(world: World) -> None:
