@@ -27,8 +27,7 @@ from cell.shards.tables import counters
 from cell.wire import invalid
 from contracts import problems
 
-PAGE_LINES: Final = 500  # of all orders of a page together
-PAGE_FIRST: Final = 21  # orders whose lines are read at once: a usual page, and one more
+PAGE_LINES: Final = 500  # of all orders of a page together; one order has fewer
 CREATED: Final = "created"  # nothing was to be paid by the order
 PENDING: Final = "pending"
 CONFIRMED: Final = "confirmed"
@@ -82,13 +81,17 @@ _LIST = prepare(
     .order_by(orders.c.number.desc())
     .limit(sa.bindparam("limit", type_=sa.Integer))
 )
+_asked = (
+    func.unnest(sa.bindparam("order_ids", type_=ARRAY(sa.Uuid)))
+    .table_valued(sa.column("order_id", sa.Uuid), with_ordinality="place", name="asked")
+    .render_derived()
+)
 _LINES_OF = prepare(
     sa.select(order_lines.c.order_id, *(order_lines.c[name] for name in _line_columns))
-    .where(
-        order_lines.c.tenant_id == _TENANT,
-        order_lines.c.order_id == sa.any_(sa.bindparam("order_ids", type_=ARRAY(sa.Uuid))),
-    )
-    .order_by(order_lines.c.order_id, order_lines.c.line)
+    .select_from(_asked.join(order_lines, order_lines.c.order_id == _asked.c.order_id))
+    .where(order_lines.c.tenant_id == _TENANT)
+    .order_by(_asked.c.place, order_lines.c.line)
+    .limit(sa.bindparam("most", type_=sa.Integer))
 )
 _END = prepare(
     sa.update(orders)
@@ -232,16 +235,9 @@ async def page(session: TenantSession, before: int | None, size: int) -> tuple[l
     lines each would keep the process from everybody else for as long as a hundred others.
     """
     rows = await session.fetch(_LIST, before=before, limit=size + 1)
-    found: list[Order] = []
-    read, count = 0, PAGE_FIRST
-    while len(found) < len(rows) and read < PAGE_LINES:
-        part = rows[len(found) : len(found) + count]
-        lines = await _lines_of(session, [row["order_id"] for row in part])
-        found += [Order(**row, lines=lines[row["order_id"]]) for row in part]
-        read, count = read + sum(map(len, lines.values())), 2 * count
-    while len(found) > 1 and read > PAGE_LINES:
-        read -= len(found.pop().lines)
-    return found[:size], len(found[:size]) < len(rows)
+    lines = await _lines_of(session, [row["order_id"] for row in rows[:size]])
+    found = [Order(**row, lines=lines[row["order_id"]]) for row in rows[: len(lines)]]
+    return found, len(found) < len(rows)
 
 
 async def cancel(session: TenantSession, order_id: UUID) -> Order:
@@ -321,7 +317,12 @@ async def _priced(session: TenantSession, wanted: Sequence[Wanted]) -> tuple[tup
 
 
 async def _lines_of(session: TenantSession, order_ids: list[UUID]) -> dict[UUID, tuple[Line, ...]]:
+    """Of the first of these orders, as far as they have no more than `PAGE_LINES` lines together."""
+    rows = await session.fetch(_LINES_OF, order_ids=order_ids, most=PAGE_LINES + 1)
     found: dict[UUID, list[Line]] = {order_id: [] for order_id in order_ids}
-    for row in await session.fetch(_LINES_OF, order_ids=order_ids):
-        found[row["order_id"]].append(Line(row["product_id"], row["quantity"], row["unit_price_cents"]))
+    if len(rows) > PAGE_LINES:  # of the last one some lines are missing, and of those behind it all
+        found = {order_id: [] for order_id in order_ids[: max(1, order_ids.index(rows[-1]["order_id"]))]}
+    for row in rows:
+        if row["order_id"] in found:
+            found[row["order_id"]].append(Line(row["product_id"], row["quantity"], row["unit_price_cents"]))
     return {order_id: tuple(lines) for order_id, lines in found.items()}
