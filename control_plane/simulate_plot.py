@@ -31,7 +31,7 @@ def write(path: Path, scenario: Scenario, months: Sequence[Month]) -> None:
     growth, balance, moves, table = figure.subplots(2, 2).flat
     x = [month.month for month in months]
     growth.plot(x, [m.tenants / 1e6 for m in months], color="#2166ac", label="tenants, millions")
-    growth.plot(x, [m.cells / 1e3 for m in months], color="#b2182b", label="cells, thousands")
+    growth.plot(x, [m.cells / 1e3 for m in months], color="#b2182b", linestyle="--", label="cells, thousands")
     balance.plot(x, [m.fullest_before for m in months], color="#b2182b", label="fullest cell, placement alone")
     balance.plot(x, [m.fullest for m in months], color="#1b7837", label="fullest cell, rebalanced")
     balance.plot(x, [m.p99 for m in months], color="#762a83", label="99th of a hundred, rebalanced")
