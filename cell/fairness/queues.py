@@ -262,9 +262,10 @@ class Queues:
         tenant, room = max(self._rooms.items(), key=lambda item: item[1].waiting)
         if room.waiting <= own + 1:
             raise FullError(own=False)
+        # What has begun goes last: a refusal says that nothing ran, and its work would be lost.
         newest = max(
             (ticket for queue in self._busy.values() for ticket in queue.waiting if ticket.tenant == tenant),
-            key=lambda ticket: ticket.asked_at,
+            key=lambda ticket: (ticket.held_s == 0.0, ticket.asked_at),
         )
         assert newest.queue is not None, "it waits"
         self._take_out(newest, newest.queue)

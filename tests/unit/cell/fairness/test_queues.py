@@ -141,3 +141,17 @@ def test_a_full_level_would_refuse_those_who_hardly_ask() -> None:
         under.push(Ticket(1, 0, 0.01, 40.0))
     assert not full.value.own  # its own room has space again: the level has none, and nobody waits with clearly more
     assert under.waiting == 20
+
+
+def test_a_full_level_would_throw_away_work_that_has_begun() -> None:
+    under = queues(room=4, tenant_room=8, length=8, hand=1)
+    for number in range(4):
+        under.push(Ticket(1, 0, 0.01, float(number)))
+    begun = under.pop(anybody)
+    assert begun is not None
+    begun.held_s, begun.asked_at = 0.004, 10.0  # a part of it is done, and it waits for the next since then
+    under.push_again(begun)
+    evicted = under.push(Ticket(2, 0, 0.01, 20.0))
+    assert evicted is not None
+    assert (evicted.tenant, evicted.asked_at) == (1, 3.0)
+    assert under.discard(begun)
