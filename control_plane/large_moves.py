@@ -34,6 +34,7 @@ WAIT_MS: Final = 1000  # how long a sender may wait for the next change outside 
 HOLD_WAIT_MS: Final = 200
 ROUND_S: Final = 2.0  # of carrying changes before progress is stored and the next decision is made
 SAVE_S: Final = 1.0  # between two stored lines of progress of a copy
+BATCH_S: Final = 120.0  # to read or to apply one: it has at least one transaction, however large
 STALL_S: Final = 60.0  # without a byte of a snapshot
 OPEN_MS: Final = 120_000  # a slot waits for the oldest writer of its server
 MARK_MS: Final = 15_000  # for the tenant to come to rest for a moment
@@ -295,10 +296,10 @@ class LargeMoves:
         if run.flow.position is None:
             run.flow.position = await self._position(feed, tenant)
         query = transfer.ChangesQuery(feed.stream, run.flow.position, BATCH_BYTES, wait_ms)
-        batch, body = await self._client.changes(feed.sender, tenant, await run.fences.take(), query, budget_s=30.0)
+        batch, body = await self._client.changes(feed.sender, tenant, await run.fences.take(), query, budget_s=BATCH_S)
         if batch.position == run.flow.position and not batch.transactions and not batch.marker:
             return batch, None
-        applied = await self._client.apply(feed.receiver, tenant, await run.fences.take(), body, budget_s=30.0)
+        applied = await self._client.apply(feed.receiver, tenant, await run.fences.take(), body, budget_s=BATCH_S)
         run.flow.position = applied.position
         return batch, applied
 

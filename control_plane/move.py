@@ -129,7 +129,7 @@ class Budgets:
     copy_s: float = 6 * 3600.0  # a snapshot's way over
     copies: int = 3  # how often a copy is begun anew because its stream was lost
     catch_up_s: float = 3600.0  # a tenant that writes faster than it can be followed
-    round_s: float = 60.0  # one batch of changes
+    round_s: float = 300.0  # some batches of changes
     verify_s: float = 1800.0  # one comparison of everything
     stream_tries: int = 60  # of one step before the hold: what was copied is worth waiting for a cell that restarts
     lag_bytes: int = 4 << 20  # of the server's log, everybody's, that may be outstanding when the hold begins
