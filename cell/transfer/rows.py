@@ -7,7 +7,7 @@ tenant itself, and an import proves afterwards that it wrote rows of that tenant
 import asyncio
 import contextlib
 import hashlib
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Sequence
 from typing import Any, Final
 
 import msgspec
@@ -42,7 +42,7 @@ _PINNED: Final = (
 
 async def export(
     connection: Any, tables: Sequence[TenantTable], tenant: int, start: Stream | None = None
-) -> AsyncIterator[bytes]:
+) -> AsyncGenerator[bytes]:
     """The row stream of what the connection's transaction sees. Back-pressure: a few pieces wait for the reader.
 
     ``start``: the stream of changes that continues it.
@@ -193,7 +193,7 @@ async def are_many(connection: Any, tables: Sequence[TenantTable], tenant: int) 
 async def checksum(connection: Any, tables: Sequence[TenantTable], tenant: int) -> Checksum:
     """Rows and digest per table. Order-free: sums of the two halves of 128 bits of SHA-256 of each row's text."""
     await connection.execute(_PINNED)
-    return Checksum({t.label: await _table_checksum(connection, t, "TRUE", tenant) for t in tables})
+    return Checksum({t.label: await _table_checksum(connection, t, _all_lines(t), tenant) for t in tables})
 
 
 async def checksum_of(connection: Any, tables: Sequence[TenantTable], tenant: int, keys: Keys) -> Checksum:
@@ -205,21 +205,30 @@ async def checksum_of(connection: Any, tables: Sequence[TenantTable], tenant: in
     for label, wanted in sorted(keys.items()):
         table = known[label]
         columns = list(zip(*wanted, strict=True))
-        found[label] = await _table_checksum(connection, table, _has_key(table), tenant, *columns)
+        found[label] = await _table_checksum(connection, table, _lines_of_keys(table), tenant, *columns)
     return Checksum(found)
 
 
-def _has_key(table: TenantTable) -> str:
-    """A condition with one array of text a column of the key but the tenant's, from the second parameter on."""
+def _all_lines(table: TenantTable) -> str:
+    return f"SELECT ROW({table.listed})::text AS line FROM {table.quoted} WHERE tenant_id = $1"  # noqa: S608
+
+
+def _lines_of_keys(table: TenantTable) -> str:
+    """Rows by key: one array of text a column of the key but the tenant's, from the second parameter on.
+
+    Key by key, because a planner that knows nothing of a table that was just filled may read all of the tenant instead.
+    """
     own = own_key(table)
     if not own:
-        return "TRUE"
+        return _all_lines(table)
     at = [table.columns.index(column) for column in own]
-    names = ", ".join(table.names[i] for i in at)
-    values = ", ".join(f"k{n}::{table.types[i]}" for n, i in enumerate(at))
-    arrays = ", ".join(f"${n + 2}::text[]" for n in range(len(own)))
     labels = ", ".join(f"k{n}" for n in range(len(own)))
-    return f"({names}) IN (SELECT {values} FROM unnest({arrays}) AS wanted({labels}))"  # noqa: S608
+    arrays = ", ".join(f"${n + 2}::text[]" for n in range(len(own)))
+    found = " AND ".join(f"{table.names[i]} = wanted.k{n}::{table.types[i]}" for n, i in enumerate(at))
+    return (
+        f"SELECT line FROM (SELECT DISTINCT {labels} FROM unnest({arrays}) AS given({labels})) wanted"  # noqa: S608
+        f" CROSS JOIN LATERAL ({_all_lines(table)} AND {found} OFFSET 0) found"
+    )
 
 
 def own_key(table: TenantTable) -> tuple[str, ...]:
@@ -228,13 +237,13 @@ def own_key(table: TenantTable) -> tuple[str, ...]:
 
 
 async def _table_checksum(
-    connection: Any, table: TenantTable, condition: str, tenant: int, *more: Sequence[str]
+    connection: Any, table: TenantTable, lines: str, tenant: int, *more: Sequence[str]
 ) -> tuple[int, str]:
     half = "coalesce(sum(('x' || substr(h, {}, 16))::bit(64)::bigint::numeric), 0)::text"
     query = (
         f"SELECT count(*), {half.format(1)}, {half.format(17)} FROM ("  # noqa: S608
-        f"SELECT encode(sha256(convert_to(ROW({table.listed})::text, 'UTF8')), 'hex') AS h"
-        f" FROM {table.quoted} WHERE tenant_id = $1 AND {condition} OFFSET 0) hashed"  # hashes each row once, not twice
+        f"SELECT encode(sha256(convert_to(line, 'UTF8')), 'hex') AS h FROM ({lines}) lines"
+        " OFFSET 0) hashed"  # hashes each row once, not twice
     )
     rows, first, second = await connection.fetchrow(query, tenant, *more)
     text = "\n".join((*table.columns, first, second))

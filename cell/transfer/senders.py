@@ -206,8 +206,10 @@ class Senders:
                 raise ProblemError(problems.STREAM_LOST, str(e)) from e
             await connection.execute("SET LOCAL transaction_timeout = 0")
             tables = await catalogue.tenant_tables(connection)
-            async for piece in rows.export(connection, tables, tenant, start=Stream(stream, slot.position)):
-                yield piece
+            start = Stream(stream, slot.position)
+            async with contextlib.aclosing(rows.export(connection, tables, tenant, start)) as pieces:
+                async for piece in pieces:
+                    yield piece
 
     # -- changes ------------------------------------------------------------------------------------------------
 

@@ -2,7 +2,7 @@
 
 import re
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
-from contextlib import asynccontextmanager
+from contextlib import aclosing, asynccontextmanager
 from typing import Any, Final, TypeVar
 
 import msgspec
@@ -222,8 +222,9 @@ class Transfer:
     async def _export(self, tenant: int, fence: Fence) -> AsyncIterator[bytes]:
         async with self._view(tenant, fence, "export") as connection:
             tables = await catalogue.tenant_tables(connection)
-            async for piece in rows.export(connection, tables, tenant):
-                yield piece
+            async with aclosing(rows.export(connection, tables, tenant)) as pieces:  # before the transaction ends
+                async for piece in pieces:
+                    yield piece
 
     async def restore(self, tenant: int, fence: Fence, body: Restore) -> None:
         """frozen -> active at a higher epoch. A tenant that no freeze ever took only gets the epoch."""
