@@ -48,7 +48,7 @@ class Noisy:
         if "mode" in given:
             given["mode"] = Mode(given["mode"])
         async with self._engine.begin() as conn:
-            policy = replace(await noisy_store.policy_of(conn), **given)
+            policy = replace(await noisy_store.policy_to_change(conn), **given)
             await noisy_store.set_policy(conn, policy)
             await audit.record(conn, actor.name, "noisy_policy_set", "noisy:policy", **given)
         return _view(policy)

@@ -64,6 +64,12 @@ async def policy_of(conn: AsyncConnection) -> Policy:
     return Policy() if stored is None else msgspec.convert(stored, Policy)
 
 
+async def policy_to_change(conn: AsyncConnection) -> Policy:
+    """The same, for who sets another one in this transaction: of two operators the second waits for the first."""
+    await conn.execute(sa.text("LOCK TABLE noisy_policy IN SHARE ROW EXCLUSIVE MODE"))
+    return await policy_of(conn)
+
+
 async def set_policy(conn: AsyncConnection, policy: Policy) -> None:
     """Replace the policy."""
     row = insert(noisy_policy).values(policy=asdict(policy))

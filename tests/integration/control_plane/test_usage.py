@@ -1,16 +1,21 @@
 """Usage as cells tell it, and what the control plane does about a noisy tenant: on the real database and apps."""
 
+import asyncio
 from typing import Any
 
 import msgspec
 import pytest
+from sqlalchemy.ext.asyncio import AsyncConnection
 
 from contracts import routes
 from contracts.keys import Purpose, bearer
 from contracts.names import THROTTLED_PLAN
 from contracts.usage import ShardUsage, TenantUsage, Window, added
+from control_plane import noisy_store
+from control_plane.noisy import Policy
 from control_plane.usage import KEEP_S
-from tests.integration.control_plane.plane_world import FLEET_ROOT, Plane
+from tests.integration.control_plane.fake_cell import FLEET_ROOT
+from tests.integration.control_plane.plane_world import Plane
 
 SPENT_MS = 3000.0
 
@@ -293,3 +298,22 @@ async def test_suspending_a_throttled_tenant_keeps_both(plane: Plane, cell: Cell
 async def test_a_wrong_policy_names_the_field(plane: Plane, change: dict[str, Any], field: str) -> None:
     answer = await plane.call("PATCH", "/v1/noisy/policy", change)
     assert (answer.status_code, field in answer.json()["detail"]) == (400, True), answer.text
+
+
+async def test_of_two_operators_one_would_undo_what_the_other_sets(
+    plane: Plane, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    arrived: list[Policy] = []
+
+    async def both_at_once(conn: AsyncConnection, changed: Policy) -> None:
+        arrived.append(changed)
+        async with asyncio.timeout(60):
+            while len(arrived) < 2 and not await plane.rows("SELECT 1 FROM pg_locks WHERE NOT granted"):
+                await asyncio.sleep(0.01)
+        await set_policy(conn, changed)
+
+    set_policy = noisy_store.set_policy
+    monkeypatch.setattr(noisy_store, "set_policy", both_at_once)
+    await asyncio.gather(policy(plane, share=0.4), policy(plane, burst=7))
+    told = (await noisy(plane))["policy"]
+    assert (told["share"], told["burst"]) == (0.4, 7)
