@@ -22,6 +22,10 @@ class LabError(Exception):
     """The lab cannot go on; the message says what was asked and what came back."""
 
 
+class AskedError(LabError):
+    """What was asked for cannot be meant: the options are wrong, whatever is there to be measured."""
+
+
 class Tenant(msgspec.Struct, frozen=True):
     """The part of a tenant's view that the lab needs."""
 

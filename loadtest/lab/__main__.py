@@ -41,7 +41,7 @@ from loadtest.lab.run import Asked, Lab, planned
 from loadtest.lab.scenario import FleetShape, Scenario, ScenarioKind
 from loadtest.lab.scenario import Walls as Mode
 from loadtest.lab.system import System
-from loadtest.operator import LabError
+from loadtest.operator import AskedError, LabError
 from loadtest.show import Line, Teller, console
 
 INVALID: Final = 3
@@ -162,7 +162,8 @@ async def _interruptible(scenarios: Sequence[Scenario], options: Options, teller
         return commandline.INTERRUPTED
     except (LabError, LocalFleetError, httpx.HTTPError, asyncpg.PostgresError, OSError, BaseExceptionGroup) as e:
         teller.verdict(False, _words(e))
-        return commandline.MISUSED if isinstance(e, LocalFleetError) and not isinstance(e, StartFailedError) else 1
+        misused = isinstance(e, (AskedError, LocalFleetError)) and not isinstance(e, StartFailedError)
+        return commandline.MISUSED if misused else 1
 
 
 async def _all(scenarios: Sequence[Scenario], options: Options, teller: Teller) -> int:

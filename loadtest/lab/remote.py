@@ -21,7 +21,7 @@ from loadtest.lab.job import Address
 from loadtest.lab.plan import Tenant
 from loadtest.lab.result import Books, Role
 from loadtest.lab.system import Need, Written
-from loadtest.operator import LabError, Product, SignedUp, check
+from loadtest.operator import AskedError, LabError, Product, SignedUp, check
 from loadtest.record import Stale
 from loadtest.tenants import first_order
 from loadtest.workload import Account
@@ -54,14 +54,14 @@ class Remote:
 
     @property
     def address(self) -> Address:
-        """Host and port; `LabError` where it is no plain ``http://HOST:PORT``."""
-        parts = urlsplit(self.base_url)
+        """Host and port; `AskedError` where it is no plain ``http://HOST:PORT``."""
         try:
+            parts = urlsplit(self.base_url)
             host, port = parts.hostname, parts.port
         except ValueError as e:
-            raise LabError(f"{self.base_url} is no base URL: {e}") from e
+            raise AskedError(f"{self.base_url} is no base URL: {e}") from e
         if parts.scheme != "http" or not host or parts.path not in ("", "/"):
-            raise LabError(f"{self.base_url} is no base URL of the form http://HOST:PORT: the driver speaks no TLS")
+            raise AskedError(f"{self.base_url} is no base URL of the form http://HOST:PORT: the driver speaks no TLS")
         return Address(self.base_url, host, port or 80)
 
 

@@ -24,7 +24,7 @@ from loadtest.lab.quiet import quiet
 from loadtest.lab.result import FILE, Case, Counts, Event, Meta, Phase, PhaseKind, Result, Role
 from loadtest.lab.scenario import Scenario, ScenarioKind
 from loadtest.lab.system import Need, System, pick
-from loadtest.operator import LabError
+from loadtest.operator import AskedError, LabError
 from loadtest.record import Stale
 
 WATCH_EVERY_S: Final = 1.0
@@ -78,11 +78,11 @@ class Planned:
 
 
 def planned(scenario: Scenario, asked: Asked) -> list[Planned]:
-    """The runs in their order: every case once, then every case again. `LabError` where no case was meant."""
+    """The runs in their order: every case once, then every case again. `AskedError` where no case was meant."""
     cases = [case for case in scenario.cases() if asked.only in case.slug]
     if not cases:
         known = ", ".join(case.slug for case in scenario.cases())
-        raise LabError(f"{scenario.name} has no case {asked.only!r}; it has {known}")
+        raise AskedError(f"{scenario.name} has no case {asked.only!r}; it has {known}")
     found = []
     for repeat in range(1, asked.repeat + 1):
         for case in cases:

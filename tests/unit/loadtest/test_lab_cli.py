@@ -6,6 +6,7 @@ import pytest
 from click.testing import CliRunner
 
 from infra.local import commandline
+from loadtest.lab import reading
 from loadtest.lab.__main__ import main
 
 
@@ -39,7 +40,25 @@ def test_options_that_exclude_each_other_are_taken(capsys: pytest.CaptureFixture
 def test_what_a_file_would_run_is_not_said() -> None:
     said = CliRunner().invoke(main, ["check", "noisy-short"])
     assert said.exit_code == 0
-    assert "noisy-short: cases of 20 s, 1 times each: 4" in said.output
+    phases = reading.read(reading.find("noisy-short")).phases
+    seconds = phases.warmup + phases.alone + phases.load + phases.after
+    assert f"noisy-short: cases of {seconds:.0f} s, 1 times each: 4" in said.output
     assert "heavy-query_x4_same_walls-off" in said.output
     listed = CliRunner().invoke(main, ["list"])
     assert "blast-radius" in listed.output
+
+
+@pytest.mark.parametrize(
+    ("wrong", "told"),
+    [
+        (("--case", "no-such-case"), "has no case 'no-such-case'; it has walls-on"),
+        (("--base-url", "https://shop.example.test"), "no base URL of the form http://HOST:PORT"),
+        (("--base-url", "http://[::1"), "is no base URL"),
+    ],
+)
+def test_options_that_cannot_be_meant_look_like_a_run_that_went_wrong(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], wrong: tuple[str, str], told: str
+) -> None:
+    folders = ("--state", str(tmp_path / "fleet"), "--out", str(tmp_path / "out"))
+    assert status("run", "soak", *folders, *wrong) == 2
+    assert told in " ".join(capsys.readouterr().out.split())
