@@ -22,7 +22,7 @@ class FrozenError(ShardError):
 
 
 class CancelledByServerError(ShardError):
-    """The database ended the transaction (freeze, time limit, shutdown); it was rolled back."""
+    """The database ended the transaction (freeze, time limit, a lock not to be had, shutdown); it was rolled back."""
 
 
 class CommitUnknownError(ShardError):

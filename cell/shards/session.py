@@ -33,6 +33,7 @@ _CONNECTION_LOST: Final = (
 )
 _NEVER_SENT: Final = (asyncpg.InterfaceError, asyncpg.InternalClientError)  # raised before a byte is written
 _SERVER_ENDED: Final = frozenset({"57014", "57P01", "57P02", "57P05", "25P03", "25P04"})
+_GAVE_WAY: Final = frozenset({"55P03", "40P01"})  # waited too long for a lock, or in a circle
 _UNAVAILABLE: Final = frozenset({"57P03", "53300", "53200", "28P01", "3D000"})
 
 T = TypeVar("T")
@@ -261,7 +262,7 @@ def _mapped(error: BaseException) -> errors.ShardError | None:
             return errors.NotOursError(error.detail or "")
         if state == "CW503":
             return errors.FrozenError(busy=error.detail == "busy")
-        if state in _SERVER_ENDED:
+        if state in _SERVER_ENDED or state in _GAVE_WAY:
             return errors.CancelledByServerError(str(error))
         if state in _UNAVAILABLE:
             return errors.ShardUnavailableError(str(error))

@@ -14,6 +14,7 @@ from tests.integration.cell.platform_parts.two_cells import ADD_COUNTER, COUNTER
 
 BACKEND = prepare(sa.select(sa.func.pg_backend_pid()))
 SLEEP = prepare(sa.select(sa.func.pg_sleep(60)))
+IMPATIENT = prepare(sa.select(sa.func.set_config("lock_timeout", "10ms", True)))
 
 
 async def end(cell: Cell, backend: int) -> None:
@@ -52,6 +53,18 @@ async def test_a_connection_that_ended_under_a_statement_is_an_internal_error(ce
             async with cell.shards.enter(context(tenant)) as session:
                 group.create_task(end(cell, await session.fetchval(BACKEND)))
                 await session.fetch(SLEEP)
+    await usable(cell, tenant)
+
+
+async def test_a_lock_that_is_not_to_be_had_is_an_internal_error(cell: Cell) -> None:
+    tenant = await cell.tenant()
+    async with cell.shards.enter(context(tenant)) as first:
+        await first.execute(ADD_COUNTER, name="same", value=1)
+        with pytest.raises(errors.CancelledByServerError) as failed:  # noqa: PT012
+            async with cell.shards.enter(context(tenant)) as second:
+                await second.fetchval(IMPATIENT)
+                await second.execute(ADD_COUNTER, name="same", value=1)
+    assert outcome_of(failed.value, committed=False, frozen=False).problem is problems.SHARD_UNAVAILABLE
     await usable(cell, tenant)
 
 
