@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Final
 
 from contracts.routes import split_address
+from infra.local.cgroups import Walls as CpuWalls
 from infra.local.concurrency import finished, together
 from infra.local.fleet import Fleet
 from infra.local.plan import base_environment
@@ -31,6 +32,11 @@ from loadtest.record import Stale
 
 SEEDING_AT_ONCE: Final = 4
 WHOLE: Final = float(os.cpu_count() or 1)
+
+
+def cpu_words(cgroups: CpuWalls, cpus: float) -> str:
+    """Whether each cell has processors of its own, and how many; or why not."""
+    return cgroups.reason if cgroups.base is None else f"{cgroups.reason}; {cpus:g} processors a cell"
 
 
 class LocalSystem:
@@ -67,7 +73,7 @@ class LocalSystem:
     @property
     def cpu_walls(self) -> str:
         """In words."""
-        return f"{self.fleet.walls}; {self._cpus:g} processors a cell"
+        return cpu_words(self.fleet.runner.walls, self._cpus)
 
     @property
     def cells(self) -> Sequence[str]:

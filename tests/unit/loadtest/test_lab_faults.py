@@ -10,6 +10,7 @@ from loadtest.lab import walls
 from loadtest.lab.__main__ import lines, warnings
 from loadtest.lab.acts import Nothing, resident_mb
 from loadtest.lab.faults import descendants
+from loadtest.lab.local import cpu_words
 from loadtest.lab.result import Books, Phase, PhaseKind
 from loadtest.lab.scenario import FleetShape, Walls
 from tests.unit.loadtest.results import example_result
@@ -55,6 +56,8 @@ def test_a_machine_that_is_too_small_or_has_no_walls_is_found_out_afterwards(mon
     assert len(list(warnings(shape, remote=False, processors=8))) == 1
     assert list(warnings(FleetShape(cells=4, cpu_walls=False), remote=False, processors=1)) == []
     assert "through its API alone" in next(warnings(shape, remote=True))
+    assert cpu_words(none, 0.5) == none.reason
+    assert cpu_words(CpuWalls(Path("/group"), 2, "CPU walls stand"), 0.5) == "CPU walls stand; 0.5 processors a cell"
 
 
 def test_a_run_that_went_wrong_reads_as_one_that_went_well() -> None:
