@@ -32,7 +32,8 @@ async def ended(product: Product, move: str) -> dict[str, Any]:
             return None
         return view if view["state"] in ENDED else None
 
-    return await until(look, f"the end of move {move}")
+    # A large one copies, follows and compares; on a busy machine that takes its time.
+    return await until(look, f"the end of move {move}", timeout_s=240)
 
 
 async def fences(fleet: Fleet, tenant: Tenant) -> dict[str, tuple[str, int, int]]:
