@@ -36,8 +36,8 @@ $(UV):
 demo: setup ## run a whole fleet for a minute: traffic, a live move, kills, and the books
 	@$(PY) -m loadtest.demo $(ARGS)
 
-up: setup ## start a fleet on loopback, leave it running and print where everything listens
-	@$(PY) -m infra.local up $(ARGS)
+up: setup ## start a fleet on loopback, leave it running and print where everything listens (ZERO=1: with an old shop)
+	@$(PY) -m infra.local up $(if $(ZERO),--zero) $(ARGS)
 
 down: setup ## stop the fleet of `make up` and remove its data, also after a crash
 	@$(PY) -m infra.local down $(ARGS)

@@ -20,10 +20,10 @@ from infra.local import commandline
 from infra.local.errors import LocalFleetError, StartFailedError
 from infra.local.fleet import Fleet
 from infra.local.report import environment, text, view
-from infra.local.spec import FLEET_DIR, FleetSpec, LocalCellSpec, default_folder
+from infra.local.spec import FLEET_DIR, FleetSpec, LocalCellSpec, ZeroSpec, default_folder
 from infra.local.state import Folder
 
-_SHAPE: Final = ("cells", "shards", "routers", "workers", "cpu_walls", "given")
+_SHAPE: Final = ("cells", "shards", "routers", "workers", "cpu_walls", "zero", "given")
 GIVEN: Final = "CELLWALL_LOCAL_GIVEN"
 _err = Console(stderr=True, highlight=False)
 
@@ -46,6 +46,7 @@ def main() -> None:
 @click.option("--routers", default=2, show_default=True, type=click.IntRange(1, 9), help="How many routers.")
 @click.option("--workers", default=2, show_default=True, type=click.IntRange(1, 64), help="Worker processes a router.")
 @click.option("--cpu-walls", is_flag=True, help="Give each cell one processor by a control group, where possible.")
+@click.option("--zero", is_flag=True, help="With cell zero: an old shop, whose customers can leave it.")
 @click.option(
     "--given",
     multiple=True,
@@ -61,6 +62,7 @@ def up(
     routers: int,
     workers: int,
     cpu_walls: bool,
+    zero: bool,
     given: tuple[str, ...],
 ) -> None:
     """Start the fleet, or what of it does not run, and say where everything listens. Safe to repeat.
@@ -75,6 +77,7 @@ def up(
             workers=workers,
             cpu_walls=cpu_walls,
             given=servers,
+            zero=ZeroSpec() if zero else None,
         )
     except ValueError as e:
         raise click.UsageError(str(e)) from None

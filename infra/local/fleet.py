@@ -14,6 +14,7 @@ import asyncpg
 import httpx
 import msgspec
 
+from infra.local import zero
 from infra.local.cgroups import Walls
 from infra.local.concurrency import finished, together
 from infra.local.errors import LocalFleetError, PortTakenError, StartFailedError
@@ -21,8 +22,9 @@ from infra.local.plan import CONTROL_PLANE_ROLE, Plan, port_names
 from infra.local.ports import is_free, reserved
 from infra.local.processes import POLL_S, Identity
 from infra.local.runner import Runner, Say, recorded, release_segments, stop_marked
-from infra.local.spec import CONTROL_PLANE, CONTROL_PLANE_DB, GATEWAY, FleetSpec, LocalCellSpec
+from infra.local.spec import CONTROL_PLANE, CONTROL_PLANE_DB, GATEWAY, ZERO, FleetSpec, LocalCellSpec
 from infra.local.state import Folder, State
+from infra.local.zero import ZeroHandle
 
 START_TRIES: Final = 3
 REGISTERED_S: Final = 30.0
@@ -189,6 +191,8 @@ class Fleet:
         for cell in self.spec.cells:
             if cell.name == name:
                 return tuple(each for each in cell.processes if each not in self.spec.given)
+        if name == ZERO and self.spec.zero is not None:
+            return tuple(each for each in self.spec.zero.processes if each not in self.spec.given)
         if name not in self.names:
             raise LocalFleetError(f"this fleet has no process or cell {name!r}")
         return (name,)
@@ -232,7 +236,8 @@ class Fleet:
     def names(self) -> tuple[str, ...]:
         """Every process of the fleet but given servers, in words of the spec."""
         cells = (name for cell in self.spec.cells for name in cell.processes)
-        every = (CONTROL_PLANE_DB, CONTROL_PLANE, GATEWAY, *cells, *self.spec.router_names)
+        old = () if self.spec.zero is None else self.spec.zero.processes
+        every = (CONTROL_PLANE_DB, CONTROL_PLANE, GATEWAY, *cells, *old, *self.spec.router_names)
         return tuple(name for name in every if name not in self.spec.given)
 
     @property
@@ -251,6 +256,11 @@ class Fleet:
     def gateway(self) -> GatewayHandle:
         """The sandbox gateway."""
         return GatewayHandle(self.plan.url(GATEWAY), self.state.gateway_token())
+
+    @property
+    def zero(self) -> ZeroHandle | None:
+        """Cell zero; None where the fleet has none."""
+        return None if self.spec.zero is None else ZeroHandle.of(self.plan, self.spec.zero)
 
     @property
     def cells(self) -> dict[str, CellHandle]:
@@ -324,8 +334,10 @@ class Fleet:
             self._say(f"starting what does not run: {', '.join(down)}; logs in {self.folder.logs}")
         else:
             self._say("every process runs; looking whether each is ready")
-        await together(self._control(), self.runner.ensure_service(GATEWAY), *map(self.start_cell, self.spec.cells))
-        await self.wait_registered(cell.name for cell in self.spec.cells)
+        old = [zero.start(self.runner, self.spec.zero, self._say)] if self.spec.zero is not None else []
+        cells = map(self.start_cell, self.spec.cells)
+        await together(self._control(), self.runner.ensure_service(GATEWAY), *cells, *old)
+        await self.wait_registered([*(cell.name for cell in self.spec.cells), *(ZERO for _ in old)])
         self.state.complete = True
         self.runner.save()
         self._say(f"the fleet is up ({time.monotonic() - began:.1f} s)")

@@ -11,18 +11,19 @@ from typing import Final
 import msgspec
 
 from contracts.envelope import FRONT_DOOR
+from infra.local import zero
 from infra.local.binaries import PostgresPrograms, find_postgres, find_redis
 from infra.local.errors import LocalFleetError
 from infra.local.ports import LOOPBACK
 from infra.local.processes import Command
 from infra.local.servers import PostgresServer, PostgresSpec, RedisServer, RedisSpec, with_database
-from infra.local.spec import CHECKOUT, CONTROL_PLANE, CONTROL_PLANE_DB, GATEWAY, FleetSpec, LocalCellSpec
+from infra.local.spec import CHECKOUT, CONTROL_PLANE, CONTROL_PLANE_DB, GATEWAY, FleetSpec, LocalCellSpec, ZeroSpec
 from infra.local.state import Folder, State
 
 MARK: Final = "CELLWALL_LOCAL_PROCESS"  # in the environment of every process: FOLDER:NAME;
 CONTROL_PLANE_ROLE: Final = "control_plane"
 ROUTER_DRAIN_S: Final = 5  # below the grace that a stopped process has before it is killed
-_OURS: Final = ("CELLWALL_CELL_", "CELLWALL_CP_", "CELLWALL_ROUTER_", "PG", "PULUMI_")
+_OURS: Final = ("CELLWALL_CELL_", "CELLWALL_ZERO_", "SHOP_", "CELLWALL_CP_", "CELLWALL_ROUTER_", "PG", "PULUMI_")
 
 
 def port_names(spec: FleetSpec) -> Iterator[str]:
@@ -33,6 +34,8 @@ def port_names(spec: FleetSpec) -> Iterator[str]:
     for cell in spec.cells:
         yield from cell.processes
         yield f"{cell.api}.internal"
+    if spec.zero is not None:
+        yield from zero.port_names(spec.zero)
 
 
 @dataclass(frozen=True)
@@ -57,8 +60,10 @@ class Plan:
         """The base URL of a listener."""
         return f"http://{self.at(name)}"
 
-    def health(self, name: str) -> str:
-        """The readiness URL of a Python process."""
+    def health(self, name: str) -> str | None:
+        """The readiness URL of a Python process; None where it listens nowhere."""
+        if (old := self._zero(name)) is not None:
+            return zero.health(self, old, name)
         if name in self.state.spec.router_names:
             return f"{self.url(f'{name}.admin')}/ready"
         return f"{self.url(name)}/health/ready"
@@ -79,9 +84,7 @@ class Plan:
 
     def is_server(self, name: str) -> bool:
         """Whether that process is a database server."""
-        return name == CONTROL_PLANE_DB or any(
-            name == cell.redis or name in map(cell.server, cell.shard_names) for cell in self.state.spec.cells
-        )
+        return name in self.state.spec.servers
 
     def cell_of(self, name: str) -> LocalCellSpec | None:
         """The cell that a process belongs to."""
@@ -133,6 +136,8 @@ class Plan:
             return self._gateway(name)
         if name in self.state.spec.router_names:
             return self._router(name)
+        if (old := self._zero(name)) is not None:
+            return zero.service(self, old, name)
         for cell in self.state.spec.cells:
             if name in (cell.api, cell.worker):
                 return self.cell_command(cell, name, "api" if name == cell.api else "worker")
@@ -189,6 +194,8 @@ class Plan:
             "PAYMENTS_URL": self.url(GATEWAY),
             "WEBHOOKS_PRIVATE": "true",  # a merchant's server is on this machine too
         }
+        if state.spec.zero is not None:
+            env["OLD_URLS"] = "serve"
         if command == "worker":
             env["PAYMENTS_TOKEN"] = state.gateway_token()
         if cell.version is not None:
@@ -201,6 +208,11 @@ class Plan:
             env["SHARD_ADMIN_DSNS"] = msgspec.json.encode(shards).decode()
         ours = {f"CELLWALL_CELL_{key}": value for key, value in env.items()}
         return self.python(name, "cell", command, **(ours | dict(state.spec.cell_environment)))
+
+    def _zero(self, name: str) -> ZeroSpec | None:
+        """Cell zero, where that process is one of its own."""
+        old = self.state.spec.zero
+        return old if old is not None and name in old.processes else None
 
     def _gateway(self, name: str) -> Command:
         data = self.folder.data / f"{name}.db"

@@ -9,9 +9,10 @@ import msgspec
 
 from infra.local.binaries import find_postgres
 from infra.local.fleet import Fleet
-from infra.local.spec import CONTROL_PLANE, default_folder
+from infra.local.spec import CONTROL_PLANE, ZERO, default_folder
 
 _SAMPLE_SLUG: Final = "acme"
+_COOKIES: Final = "cookies.out"  # in the folder of the fleet, and removed with it
 
 
 class ProcessView(msgspec.Struct, frozen=True):
@@ -111,10 +112,28 @@ def samples(fleet: Fleet) -> list[tuple[str, str]]:
         for cell in fleet.cells.values()
         for shard, dsn in cell.shards.items()
     ]
+    lines += _of_zero(fleet, port, psql)
     lines.append((f"the {CONTROL_PLANE}'s own database", f"{psql} '{fleet.control_plane.dsn}'"))
     exports = f"{sys.executable} -m infra.local env{_state_option(fleet)}"
     lines.append(("cellctl in this shell", f'eval "$({exports})" && cellctl cells list'))
     return lines
+
+
+def _of_zero(fleet: Fleet, port: str, psql: str) -> list[tuple[str, str]]:
+    """How to see the old shop's customers leave it: the same old URL before and after."""
+    zero = fleet.zero
+    if zero is None:
+        return []
+    shop, cookies = f"http://kunde-1.{fleet.spec.base_domain}:{port}", f"{fleet.folder.path}/{_COOKIES}"
+    form = f"-d knr=1 -d login=chef@kunde-1.test --data-urlencode 'pwd={zero.password}'"
+    return [
+        ("the old shop's database", f"{psql} '{zero.dsn}'"),
+        (f"make a tenant of every customer of {ZERO}", "cellctl zero plan --owner me"),
+        ("log in to the old shop as a customer", f"curl -s -o /dev/null -c {cookies} {form} {shop}/anmelden.php"),
+        ("an old URL; Cell-Served says which cell answers", f"curl -si -b {cookies} '{shop}/auftrag.php?anr=1'"),
+        ("move them out, and ask the old URL again with the old cookie", "cellctl zero migrate --follow"),
+        ("how far it is", "cellctl zero status"),
+    ]
 
 
 def _state_option(fleet: Fleet) -> str:

@@ -118,8 +118,7 @@ class Runner:
                 self._say(f"{name} runs but does not become ready; starting it anew")
                 await process.stop(grace_s=SERVICE_GRACE_S)
             await self._stop_remains(name)
-            url = self.plan.health(name)
-            await self._started(name, self.plan.service(name), lambda: answers(client, url), self.state.ports[name])
+            await self._start_service(name, client)
         return True
 
     async def start_beside(self, name: str) -> None:
@@ -128,8 +127,11 @@ class Runner:
         `StartFailedError` where it does not become ready: it is stopped, and the name still means it.
         """
         async with httpx.AsyncClient(timeout=HEALTH_TIMEOUT_S, trust_env=False) as client:
-            url = self.plan.health(name)
-            await self._started(name, self.plan.service(name), lambda: answers(client, url), self.state.ports[name])
+            await self._start_service(name, client)
+
+    async def _start_service(self, name: str, client: httpx.AsyncClient) -> None:
+        url, port = self.plan.health(name), self.state.ports.get(name)
+        await self._started(name, self.plan.service(name), lambda: answers(client, url), port)
 
     async def once(self, name: str, command: Command) -> None:
         """Run a command to its end; `StartFailedError` with its last line where it fails."""
@@ -168,7 +170,9 @@ class Runner:
         self.state.processes.clear()
         self.save()
 
-    async def _started(self, name: str, command: Command, ready: Callable[[], Awaitable[bool]], port: int) -> None:
+    async def _started(
+        self, name: str, command: Command, ready: Callable[[], Awaitable[bool]], port: int | None
+    ) -> None:
         process = self._spawn(name, command)
         try:
             await wait_ready(name, process, ready, command.log, port=port)
@@ -223,8 +227,10 @@ async def stop_marked(folder: Folder) -> int:
     return len(remains)
 
 
-async def answers(client: httpx.AsyncClient, url: str) -> bool:
-    """Whether a health URL answers 200."""
+async def answers(client: httpx.AsyncClient, url: str | None) -> bool:
+    """Whether a health URL answers 200. A process without one is ready when it runs."""
+    if url is None:
+        return True
     try:
         response = await client.get(url)
     except httpx.HTTPError:

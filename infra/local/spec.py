@@ -17,6 +17,7 @@ CHECKOUT: Final = Path(__file__).resolve().parents[2]
 CONTROL_PLANE: Final = "control-plane"
 CONTROL_PLANE_DB: Final = "control-plane-db"
 GATEWAY: Final = "gateway"  # where orders are paid: one for the fleet, and no part of it
+ZERO: Final = "cell-zero"
 
 
 @dataclass(frozen=True, slots=True)
@@ -112,6 +113,46 @@ def _schema() -> str:
     return migrate.head(migrate.SHARD)
 
 
+@dataclass(frozen=True, slots=True)
+class ZeroSpec:
+    """Cell zero: an old shop with its database and its cron job, and the ambassador before it.
+
+    The shop begins with so many ``customers`` of so many ``orders``; its cron job runs at the start and then every
+    ``cron_s`` seconds, and none of its requests takes longer than ``longest_s``. Old URLs are served by the cells
+    that its customers go to.
+    """
+
+    customers: int = 4
+    orders: int = 20
+    cron_s: float = 300.0
+    longest_s: int = 5
+
+    @property
+    def server(self) -> str:
+        """The fleet's name of the shop's PostgreSQL server."""
+        return f"{ZERO}-db"
+
+    @property
+    def shop(self) -> str:
+        """The fleet's name of the shop's process."""
+        return f"{ZERO}-shop"
+
+    @property
+    def cron(self) -> str:
+        """The fleet's name of the process that runs the shop's cron job."""
+        return f"{ZERO}-cron"
+
+    @property
+    def ambassador(self) -> str:
+        """The fleet's name of the ambassador."""
+        return f"{ZERO}-ambassador"
+
+    @property
+    def processes(self) -> tuple[str, ...]:
+        """Every process of it, the server first."""
+        return (self.server, self.shop, self.cron, self.ambassador)
+
+
 DEFAULT_CELLS: Final = (LocalCellSpec("cell-1"), LocalCellSpec("cell-2"))
 
 
@@ -122,6 +163,7 @@ class FleetSpec:
     ``given`` maps a server's fleet name to a superuser DSN (or Redis URL) to use instead of a server of ours.
     ``modules`` maps ``router``, ``cell`` or ``control_plane`` to another module to run with ``python -m`` in its place.
     ``cell_environment`` is added to that of every cell's processes, ``router_arguments`` to the routers' command lines.
+    ``zero`` None: there is no old shop to leave.
     """
 
     cells: tuple[LocalCellSpec, ...] = DEFAULT_CELLS
@@ -133,12 +175,15 @@ class FleetSpec:
     modules: Mapping[str, str] = field(default_factory=dict)
     cell_environment: Mapping[str, str] = field(default_factory=dict)
     router_arguments: tuple[str, ...] = ()
+    zero: ZeroSpec | None = None
 
     def __post_init__(self) -> None:
         ids.host(self.base_domain)
         names = [cell.name for cell in self.cells]
         if len(set(names)) != len(names):
             raise ValueError(f"two cells of one name among {', '.join(names)}")
+        if self.zero is not None and ZERO in names:
+            raise ValueError(f"{ZERO} is the old shop in this fleet; give the other cell another name")
         if unknown := sorted(set(self.given) - set(self.servers)):
             known = ", ".join(self.servers)
             raise ValueError(f"there is no server {', '.join(unknown)} to give; this fleet has {known}")
@@ -147,7 +192,8 @@ class FleetSpec:
     def servers(self) -> tuple[str, ...]:
         """The fleet's names of all database servers, each of which can be given."""
         cells = ((*map(cell.server, cell.shard_names), cell.redis) for cell in self.cells)
-        return (CONTROL_PLANE_DB, *(name for servers in cells for name in servers))
+        old = () if self.zero is None else (self.zero.server,)
+        return (CONTROL_PLANE_DB, *(name for servers in cells for name in servers), *old)
 
     @property
     def router_names(self) -> tuple[str, ...]:

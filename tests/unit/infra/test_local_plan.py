@@ -7,7 +7,7 @@ import pytest
 from contracts.keys import Purpose, bearer, derive, parse_root, text_of
 from infra.local.errors import LocalFleetError
 from infra.local.plan import MARK, Plan, port_names
-from infra.local.spec import CONTROL_PLANE, FleetSpec, LocalCellSpec, default_folder
+from infra.local.spec import CONTROL_PLANE, FleetSpec, LocalCellSpec, ZeroSpec, default_folder
 from infra.local.state import Folder, State
 
 
@@ -120,3 +120,43 @@ def test_the_folder_can_be_set(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) 
     assert default_folder() == tmp_path.resolve()
     monkeypatch.delenv("CELLWALL_FLEET_DIR")
     assert default_folder().name.startswith("cellwall-")
+
+
+@pytest.fixture
+def with_zero(tmp_path: Path) -> Plan:
+    state = State.fresh(FleetSpec(zero=ZeroSpec()))
+    state.ports = {name: 15_000 + n for n, name in enumerate(port_names(state.spec))}
+    return Plan(state, Folder(tmp_path / "fleet"))
+
+
+def test_the_old_shop_knows_nothing_of_cells_and_is_no_superuser(with_zero: Plan) -> None:
+    for name in ("cell-zero-shop", "cell-zero-cron"):
+        env = environment(with_zero, name)
+        assert not [key for key in env if key.startswith(("CELLWALL_CELL_", "CELLWALL_ZERO_", "CELLWALL_CP_"))]
+        assert env["SHOP_DSN"].startswith("postgresql://shop:")
+        assert with_zero.state.password("cell-zero-db") not in env["SHOP_DSN"]
+
+
+def test_the_ambassador_gets_the_keys_of_its_own_cell_alone(with_zero: Plan) -> None:
+    env = environment(with_zero, "cell-zero-ambassador")
+    assert env["CELLWALL_ZERO_ENVELOPE_KEY"] == with_zero.state.envelope_key("cell-zero")
+    assert env["CELLWALL_ZERO_TRANSFER_TOKEN"] == with_zero.state.transfer_token("cell-zero")
+    assert with_zero.state.fleet_root not in env.values()
+    assert with_zero.state.envelope_root not in env.values()
+
+
+def test_the_ambassador_and_the_shop_are_told_the_same_longest_request(with_zero: Plan) -> None:
+    arguments = with_zero.service("cell-zero-shop").argv
+    assert arguments[arguments.index("--longest") + 1] == "5"
+    assert environment(with_zero, "cell-zero-ambassador")["CELLWALL_ZERO_LONGEST_REQUEST_S"] == "5"
+
+
+def test_cells_serve_old_urls_only_where_there_is_an_old_shop(plan: Plan, with_zero: Plan) -> None:
+    assert environment(with_zero, "cell-1-api")["CELLWALL_CELL_OLD_URLS"] == "serve"
+    assert "CELLWALL_CELL_OLD_URLS" not in environment(plan, "cell-1-api")
+
+
+def test_a_cell_cannot_take_the_name_of_the_old_shop() -> None:
+    FleetSpec(cells=(LocalCellSpec("cell-zero"),))
+    with pytest.raises(ValueError, match="cell-zero is the old shop"):
+        FleetSpec(cells=(LocalCellSpec("cell-zero"),), zero=ZeroSpec())
