@@ -4,7 +4,7 @@ import asyncio
 import re
 import secrets
 import sys
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterator
 from dataclasses import replace
 from pathlib import Path
 from types import ModuleType
@@ -56,12 +56,10 @@ def forgotten() -> None:
 
 
 @pytest.fixture
-def notes(monkeypatch: pytest.MonkeyPatch) -> Any:
-    """The page's modules, composed into the product."""
+def notes() -> Iterator[dict[str, ModuleType]]:
+    """The page's modules, as if they were files of the cell."""
     try:
-        loaded = documented()
-        monkeypatch.setattr(app.product, "__defaults__", ((loaded["api"].router, *app.PRODUCT), app.REPORTS_WALL))
-        yield loaded
+        yield documented()
     finally:
         forgotten()
 
@@ -94,7 +92,7 @@ async def shop(
     databases = replace(cell_databases, redis_url=redis_server.url, blobs_url=(tmp_path / "blobs").as_uri())
     try:
         await as_owner(databases, upgrade)
-        async with opened(databases) as world:
+        async with opened(databases, [notes["api"].router, *app.PRODUCT]) as world:
             yield world
     finally:
         await as_owner(databases, downgrade)
