@@ -30,6 +30,7 @@ BEST_SOLD: Final = 10
 FIRST_PART: Final = 200  # orders
 GROUPS_MAX: Final = 100_000  # different totals, and products, that are held in memory; more are for a report
 FORECAST_AFTER: Final = 5  # parts, before it is foretold that there is not enough time
+FORECAST_AFTER_S: Final = 2.0  # and so long: the first parts are small, and say little of a moment of others' work
 
 _TENANT = sa.bindparam("tenant_id", type_=sa.BigInteger)
 _TIME = sa.DateTime(timezone=True)
@@ -170,7 +171,8 @@ def _check(sums: _Sums, turns: Turns, began: float, parts: int, left: float) -> 
     """Better told soon than when all the time is used up. ``left`` is what is still to be read, by what has been."""
     now = turns.clock()
     needs = left * (now - began)
-    if parts >= FORECAST_AFTER and now + needs > turns.deadline:
+    told = parts >= FORECAST_AFTER and now - began >= FORECAST_AFTER_S
+    if told and now + needs > turns.deadline:
         detail = f"At the pace that it may take it would need {needs:.0f} s more."
         raise problems.ProblemError(problems.SUMMARY_TOO_LONG, detail)
     if len(sums.totals) > GROUPS_MAX or len(sums.sold) > GROUPS_MAX:

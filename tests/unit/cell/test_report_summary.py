@@ -107,3 +107,17 @@ def test_the_median_would_not_be_that_of_postgresql(cents: list[int]) -> None:
     assert summary.quantile(counted, 0.5) == ordered[-(-len(ordered) // 2) - 1]
     if len(cents) > 40:
         assert summary.quantile(counted, 0.95) >= quantiles(cents, n=20, method="inclusive")[-1] - 50
+
+
+async def test_a_slow_first_moment_would_refuse_what_fits() -> None:
+    shop = Shop(order_s=0.00001)
+    turns = shop.turn
+
+    async def disturbed() -> None:
+        if shop.turns < 5:
+            shop.now += 0.3  # somebody else's work, at the beginning only
+        await turns()
+
+    whole, deadline = Span(SINCE, 0, 200_000), shop.now + 20
+    found = await summarise(whole, Turns(shop.enter, disturbed, deadline, lambda: shop.now))
+    assert found.totals[0].orders == 200_000
