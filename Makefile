@@ -13,7 +13,7 @@ unexport PYTHONDONTWRITEBYTECODE
 export PYTHONPYCACHEPREFIX ?= $(CURDIR)/build/bytecode
 endif
 
-.PHONY: help setup demo up down status pulumi test test-unit check format bench-router bench-provision bench-fairness bench-driver bench-noisy noisy-neighbour tools clean
+.PHONY: help setup demo up down status pulumi test test-unit check format bench-router bench-provision bench-fairness bench-driver bench-noisy bench-move noisy-neighbour tools clean
 
 help: ## list the targets
 	@awk 'BEGIN {FS = ":.*## "} /^[a-z-]+:.*## / {printf "  \033[1m%-14s\033[0m %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -91,6 +91,9 @@ noisy-neighbour: setup ## four noisy tenants beside quiet ones: walls on, walls 
 
 bench-noisy: setup ## victims' latency and errors beside every kind of aggressor, median of three runs (ARGS=--full: all)
 	@$(PY) -m loadtest.bench.noisy $(ARGS)
+
+bench-move: setup ## write gaps, copy rate and times of moves under load, beside published figures (ARGS=--quick)
+	@$(PY) -m loadtest.bench.move $(ARGS)
 
 bench-driver: setup ## the load that the lab's driver can honestly offer on this machine
 	@$(PY) -m loadtest.bench.driver $(ARGS)
