@@ -25,7 +25,7 @@ from infra.local import commandline
 from infra.local.concurrency import finished
 from infra.local.errors import LocalFleetError, StartFailedError
 from infra.local.fleet import Fleet
-from infra.local.spec import FleetSpec, default_folder
+from infra.local.spec import FleetSpec, ZeroSpec, default_folder
 from loadtest import books, ledger
 from loadtest.alone import only_one
 from loadtest.driver import Driver
@@ -34,9 +34,11 @@ from loadtest.evidence import evidence
 from loadtest.incidents import Happened, Incidents, Timetable, Victim
 from loadtest.lab import tables
 from loadtest.lab.seed import SEEDED
+from loadtest.leaving import Leaving, Left
 from loadtest.negative import Bench, Verdict, negative_control
 from loadtest.newcell import NEWCOMERS, Joined, add_cell
 from loadtest.noise import Noise, make_noise
+from loadtest.oldshop import OldShop
 from loadtest.operator import ControlPlane, LabError, Product
 from loadtest.outcome import Outcome
 from loadtest.outside import Outside
@@ -69,6 +71,7 @@ class Options:
     shops: str = "shop"  # what the tenants' slugs begin with
     new_cell: bool = True
     noise: bool = True
+    zero: bool = True
 
 
 class Demo:
@@ -96,6 +99,7 @@ class Demo:
         """Everything, in order."""
         cast, scratch = await self.sign_up()
         verdict = await self.negative_control(scratch)
+        left = await self.leave()
         noise = await self.noise()
         record, happened, joined = await self.traffic(cast)
         with self._teller.step("reading the books: every shard of every cell, past the product"):
@@ -112,7 +116,7 @@ class Demo:
         effects = await self.effects(mine)
         busiest = cast.accounts[0]
         outcome = Outcome(
-            self._options.seconds, record, audit, verdict, happened, busiest.tenant, busiest.slug, joined, effects
+            self._options.seconds, record, audit, verdict, happened, busiest.tenant, busiest.slug, joined, effects, left
         )
         self._tell(outcome, busiest, noise)
         return outcome
@@ -127,6 +131,21 @@ class Demo:
         for line in effects.examples():
             self._teller.verdict(False, line)
         return effects
+
+    async def leave(self) -> Left | None:
+        """Three tenants leave the old shop under their own traffic, and one cannot; None where there is no shop."""
+        if self._fleet.zero is None:
+            return None
+        with self._teller.step("cell zero: customers of the old shop leave it while they order by its old URLs"):
+            shop = OldShop.of(self._fleet)
+            self._stack.push_async_callback(shop.aclose)
+            async with self._fleet.operator() as operator:
+                left = await Leaving(self._fleet, shop, operator, self._teller.say).run(self._control_plane.homes)
+        self._teller.verdict(left.good, left.words())
+        for line in left.books():
+            self._teller.verdict(left.audit.balanced, line)
+        self._teller.say(left.burn_down())
+        return left
 
     async def noise(self) -> Noise:
         """Noisy tenants beside quiet ones, for a few seconds, before anything else happens."""
@@ -236,7 +255,8 @@ class Demo:
 
 async def demo(options: Options, teller: Teller) -> int:
     """The fleet, the run, and the end of the fleet. Returns the exit status."""
-    fleet = Fleet(FleetSpec(), options.folder, lambda text: teller.say(f"  {text}"))
+    spec = FleetSpec(zero=ZeroSpec() if options.zero else None)
+    fleet = Fleet(spec, options.folder, lambda text: teller.say(f"  {text}"))
     kept = failed = False
     try:
         with teller.step(f"starting a fleet in {options.folder}"):
@@ -311,6 +331,7 @@ def _first_words(group: BaseExceptionGroup[BaseException]) -> str:
 @click.option("--seed", default=1, show_default=True, help="Seed of the schedule.")
 @click.option("--new-cell/--no-new-cell", default=True, show_default=True, help="Add a cell while the traffic runs.")
 @click.option("--noise/--no-noise", default=True, show_default=True, help="Noisy tenants first, for a few seconds.")
+@click.option("--zero/--no-zero", default=True, show_default=True, help="Tenants leave an old shop, cell zero.")
 @click.option("--keep", is_flag=True, help="Leave the fleet running at the end.")
 @click.option("--state", type=click.Path(path_type=Path), help="Folder of the demo's fleet.")
 def main(
@@ -320,13 +341,14 @@ def main(
     seed: int,
     new_cell: bool,
     noise: bool,
+    zero: bool,
     keep: bool,
     state: Path | None,
 ) -> None:
     """Start a fleet, move a tenant and add a cell under live traffic, break things, and check the books."""
     default = default_folder()
     folder = state.absolute() if state else default.with_name(f"{default.name}-demo")
-    options = Options(seconds, tenants, rate, seed, keep, folder, new_cell=new_cell, noise=noise)
+    options = Options(seconds, tenants, rate, seed, keep, folder, new_cell=new_cell, noise=noise, zero=zero)
     with Teller(console()) as teller:
         try:
             with only_one(folder, "demo"):

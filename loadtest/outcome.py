@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from loadtest.books import Audit, Wrong
 from loadtest.effects import Effects
 from loadtest.incidents import Happened
+from loadtest.leaving import Left
 from loadtest.negative import Verdict
 from loadtest.newcell import Joined
 from loadtest.record import Failure, Latency, Record, write_gap
@@ -19,7 +20,7 @@ HOLD_GOAL_MS = 250.0  # a longer hold is marked, but makes no run bad: `good` is
 @dataclass(frozen=True)
 class Outcome:
     """Everything about one run of the demo. ``seconds`` is for how long traffic was offered; ``joined`` is None where
-    no cell was to be added, ``effects`` where nothing was to happen outside.
+    no cell was to be added, ``effects`` where nothing was to happen outside, ``left`` where there was no cell zero.
     """
 
     seconds: float
@@ -31,6 +32,7 @@ class Outcome:
     slug: str
     joined: Joined | None = None
     effects: Effects | None = None
+    left: Left | None = None
 
     @property
     def blamed(self) -> list[Failure]:
@@ -50,7 +52,8 @@ class Outcome:
         outside = self.effects is None or self.effects.balanced
         trusted = self.audit.balanced and self.control.caught and outside
         changed = self.happened.move.state == "done" and (self.joined is None or self.joined.good)
-        return trusted and changed and not self.failures
+        left = self.left is None or self.left.good
+        return trusted and changed and left and not self.failures
 
     def lines(self) -> list[Line]:
         """The table."""
@@ -70,6 +73,7 @@ class Outcome:
             Line("negative control", "caught" if self.control.caught else "MISSED", not self.control.caught),
             Line("books", self._books(), not self.audit.balanced),
             *self._outside(),
+            *self._left(),
             Line("driver", record.pace.words(), not record.pace.kept),
         ]
 
@@ -101,6 +105,9 @@ class Outcome:
             return []
         wrong = not self.effects.balanced
         return [Line("charges", self.effects.charges(), wrong), Line("webhooks", self.effects.webhooks(), wrong)]
+
+    def _left(self) -> list[Line]:
+        return [] if self.left is None else [Line("cell zero", self.left.words(), not self.left.good)]
 
     def _failed(self) -> str:
         if not self.failures:
