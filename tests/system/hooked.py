@@ -19,7 +19,8 @@ class Hooked:
 
     async def start(self, hook: str) -> None:
         os.environ[VARIABLE] = hook
-        self.fleet.state.spec = replace(self.plain, modules={"control_plane": "tests.system.paused_control_plane"})
+        modules = {**self.plain.modules, "control_plane": "tests.system.paused_control_plane"}
+        self.fleet.state.spec = replace(self.plain, modules=modules)
         self.fleet.runner.save()  # whatever is started anew is started from the written state
         await self._again()
 

@@ -1,7 +1,8 @@
 """The control plane with a hook in a move's boundaries: ``python -m`` this in place of ``control_plane``.
 
 ``CELLWALL_TEST_BOUNDARY=kill:STATE`` ends the process with SIGKILL as soon as that state of a move is committed;
-``pause:STATE:FOLDER`` writes ``FOLDER/reached`` there and waits until ``FOLDER/go`` exists.
+``pause:STATE:FOLDER`` writes ``FOLDER/reached`` there and waits until ``FOLDER/go`` exists. ``watch:FOLDER`` does the
+same at whatever state ``FOLDER/at`` names at that time, so that one process serves many tests.
 """
 
 import asyncio
@@ -19,6 +20,9 @@ POLL_S = 0.005
 
 async def at_boundary(name: str) -> None:
     what, state, *where = os.environ.get(VARIABLE, "none:").split(":")
+    if what == "watch":
+        asked = Path(state) / "at"
+        what, where, state = "pause", [state], asked.read_text() if asked.exists() else ""
     if name != state:
         return
     if what == "kill":

@@ -1,0 +1,221 @@
+"""Networks and processes that fail inside of large moves: one owner afterwards, nothing left behind, nobody's help."""
+
+import os
+from collections.abc import AsyncIterator
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit
+
+import asyncpg
+import pytest
+import pytest_asyncio
+
+from infra.local.fleet import Fleet
+from infra.local.servers import with_database
+from tests.system import advertised_cell
+from tests.system.fault_proxy import Fault, ProxyThread
+from tests.system.hooked import Hooked
+from tests.system.product import Product, Tenant
+from tests.system.test_large_moves import grow, no_streams, shard_of
+from tests.system.test_moves import assert_one_clean_owner, ended, exists, fences
+from tests.system.waiting import until
+from tests.system.writers import writing
+
+ROWS = 2_000
+pytestmark = pytest.mark.asyncio(loop_scope="module")
+
+
+@dataclass(frozen=True)
+class Network:
+    """A fleet whose internal connections pass through proxies, and a control plane that waits where it is told to."""
+
+    fleet: Fleet
+    proxies: ProxyThread
+    folder: Path
+
+    def wait_at(self, state: str) -> None:
+        """Let the next move that reaches this state wait there until `go_on`."""
+        for name in ("go", "reached"):
+            (self.folder / name).unlink(missing_ok=True)
+        (self.folder / "at").write_text(state)
+
+    def go_on(self) -> None:
+        """Nobody waits any more."""
+        (self.folder / "at").write_text("")
+        (self.folder / "go").touch()
+
+
+@pytest_asyncio.fixture(scope="module", loop_scope="module")
+async def network(fleet: Fleet, tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Network]:
+    """Proxies before the internal listener of each cell, and between each cell's API and its databases."""
+    folder = tmp_path_factory.mktemp("network")
+    hooked = Hooked(fleet)
+    with ProxyThread.running() as proxies:
+        try:
+            for name, cell in fleet.cells.items():
+                proxies.add(name, cell.internal_address)
+                for shard, dsn in cell.shards.items():
+                    parts = urlsplit(dsn)
+                    proxy = proxies.add(f"{name}-{shard}", f"{parts.hostname}:{parts.port}")
+                    await direct(fleet, name, shard, proxy.port)
+            os.environ[advertised_cell.VARIABLE] = ",".join(f"{n}={proxies.proxies[n].address}" for n in fleet.cells)
+            fleet.state.spec = replace(fleet.state.spec, modules={"cell": "tests.system.advertised_cell"})
+            fleet.runner.save()
+            await restarted(fleet)
+            watching = Hooked(fleet)
+            await watching.start(f"watch:{folder}")
+            yield Network(fleet, proxies, folder)
+        finally:
+            os.environ.pop(advertised_cell.VARIABLE, None)
+            for name, cell in fleet.cells.items():
+                for shard, dsn in cell.shards.items():
+                    await direct(fleet, name, shard, urlsplit(dsn).port or 0)
+            fleet.state.spec = hooked.plain
+            fleet.runner.save()
+            await restarted(fleet)
+            await hooked.plainly()
+
+
+async def restarted(fleet: Fleet) -> None:
+    """The API of every cell, with what is written now."""
+    for name in fleet.cells:
+        await fleet.stop(f"{name}-api")
+        await fleet.revive(f"{name}-api")
+
+
+async def direct(fleet: Fleet, cell: str, shard: str, port: int) -> None:
+    """Where processes of the cell that start from now on look for a shard."""
+    first = next(iter(fleet.cells[cell].shards.values()))
+    connection = await asyncpg.connect(with_database(first, "directory"))
+    try:
+        await connection.execute("UPDATE shards SET port = $1 WHERE name = $2", port, shard)
+    finally:
+        await connection.close()
+
+
+@pytest_asyncio.fixture(loop_scope="module")
+async def product(fleet: Fleet) -> AsyncIterator[Product]:
+    async with Product.at(fleet) as client:
+        yield client
+
+
+async def settler(product: Product) -> Tenant:
+    """A tenant with rows in cell-1, once every cell is well again."""
+
+    async def well() -> bool:
+        return all(cell["healthy"] for cell in (await product.operate("GET", "/v1/cells")).json()["cells"])
+
+    await until(well, "the health of every cell")
+    tenant = await product.tenant_in("cell-1")
+    await grow(product, tenant, "cell-1", ROWS)
+    return tenant
+
+
+async def moving(network: Network, product: Product, tenant: Tenant, state: str) -> str:
+    """Its move to cell-2, which waits at that state."""
+    network.wait_at(state)
+    body = {"tenant": tenant.slug, "to": "cell-2", "standby": True, "finalize_after_s": 0.0}
+    move: str = (await product.operate("POST", "/v1/moves", json=body)).json()["id"]
+    await until(lambda: exists(network.folder / "reached"), state)
+    return move
+
+
+async def suffer(network: Network, link: str, fault: Fault) -> None:
+    """Let the move go on under a fault, which heals as soon as something has felt it."""
+    proxy = network.proxies.proxies[link]
+    network.proxies.set(link, fault)
+    try:
+        network.go_on()
+        await until(lambda: met(proxy), f"something that felt the {fault}")
+    finally:
+        network.proxies.set(link, Fault.NONE)
+
+
+async def settled(product: Product, tenant: Tenant, move: str, state: str) -> dict[str, Any]:
+    """The move's end: done, or undone where it was not decided; nothing of it is left anywhere."""
+    view = await ended(product, move)
+    assert view["state"] in ({"done"} if state in ("switching", "standby") else {"done", "failed"}), view
+    await no_streams(product)
+    home = "cell-2" if view["state"] == "done" else "cell-1"
+
+    async def cleaned() -> bool:
+        """A target that was away is told later that it holds nothing."""
+        found = await fences(product.fleet, tenant)
+        return all(rows == 0 and left in ("gone", "aborted") for name, (left, _, rows) in found.items() if name != home)
+
+    await until(cleaned, "the end of every copy", timeout_s=90)
+    await assert_one_clean_owner(product, tenant, home)
+    return view
+
+
+CONTROL_FAULTS = [
+    ("cell-1", "copying", Fault.CUT), ("cell-2", "copying", Fault.HALF_OPEN), ("cell-1", "catching_up", Fault.DELAY),
+    ("cell-2", "catching_up", Fault.CUT), ("cell-1", "frozen", Fault.HALF_OPEN), ("cell-2", "frozen", Fault.CUT),
+    ("cell-2", "switching", Fault.HALF_OPEN), ("cell-1", "standby", Fault.CUT),
+]  # fmt: skip
+
+
+@pytest.mark.invariant(1)
+@pytest.mark.invariant(6)
+@pytest.mark.parametrize(("link", "state", "fault"), CONTROL_FAULTS)
+async def test_a_fault_between_control_plane_and_cell_fails_no_request_and_leaves_one_owner(
+    network: Network, product: Product, link: str, state: str, fault: Fault
+) -> None:
+    tenant = await settler(product)
+    async with writing(product, tenant, clients=1) as writers:
+        await writers.more(2)
+        move = await moving(network, product, tenant, state)
+        await suffer(network, link, fault)
+        await settled(product, tenant, move, state)
+        await writers.more(3)
+    assert writers.failures == []
+    verdict = await writers.audit()
+    assert verdict.balanced, verdict.words()
+
+
+DATABASE_FAULTS = [
+    ("cell-1", "copying", Fault.HALF_OPEN), ("cell-2", "catching_up", Fault.HALF_OPEN),
+    ("cell-1", "frozen", Fault.CUT), ("cell-2", "switching", Fault.CUT), ("cell-2", "frozen", Fault.DELAY),
+]  # fmt: skip
+
+
+@pytest.mark.invariant(1)
+@pytest.mark.parametrize(("cell", "state", "fault"), DATABASE_FAULTS)
+async def test_a_fault_between_a_cell_and_its_database_leaves_one_owner_and_loses_nothing(
+    network: Network, product: Product, cell: str, state: str, fault: Fault
+) -> None:
+    tenant = await settler(product)
+    before = (await fences(product.fleet, tenant))["cell-1"][2]
+    link = f"{cell}-{await shard_of(product, tenant)}"
+    move = await moving(network, product, tenant, state)
+    await suffer(network, link, fault)
+    await settled(product, tenant, move, state)
+    assert sum(rows for _, _, rows in (await fences(product.fleet, tenant)).values()) == before
+
+
+@pytest.mark.invariant(1)
+@pytest.mark.invariant(6)
+@pytest.mark.parametrize(
+    ("process", "state"),
+    [
+        ("cell-1-api", "frozen"), ("cell-2-{shard}", "frozen"), ("cell-1-{shard}", "frozen"),
+        ("cell-2-api", "switching"), ("cell-2-{shard}", "switching"), ("cell-1-{shard}", "standby"),
+    ],
+)  # fmt: skip
+async def test_a_process_killed_inside_of_the_hold_or_after_it_leaves_one_owner_and_loses_nothing(
+    network: Network, product: Product, process: str, state: str
+) -> None:
+    tenant = await settler(product)
+    before = (await fences(product.fleet, tenant))["cell-1"][2]
+    process = process.format(shard=await shard_of(product, tenant))
+    move = await moving(network, product, tenant, state)
+    await product.fleet.kill(process)
+    network.go_on()
+    await product.fleet.revive(process)
+    await settled(product, tenant, move, state)
+    assert sum(rows for _, _, rows in (await fences(product.fleet, tenant)).values()) == before
+
+
+async def met(proxy: Any) -> bool:
+    return bool(proxy.met)
