@@ -24,7 +24,7 @@ from infra.local.plan import MARK
 from infra.local.ports import reserved
 from infra.local.processes import POLL_S, Process, marked
 from infra.local.runner import SERVICE_GRACE_S
-from infra.local.spec import LocalCellSpec
+from infra.local.spec import ZERO, LocalCellSpec
 from infra.local.state import Stamp
 
 FOLLOW_S: Final = 20.0
@@ -154,6 +154,8 @@ class Stamps:
 
         `LocalFleetError` where it may not become this one. Changes nothing, so that it can be asked beforehand.
         """
+        if cell.name == ZERO and self._fleet.spec.zero is not None:
+            raise NameTakenError(f"name: {ZERO} is the old shop in this fleet; choose another name")
         before = next((each for each in self._fleet.spec.cells if each.name == cell.name), None)
         if before is None:
             return None

@@ -10,7 +10,7 @@ from http.cookies import CookieError, SimpleCookie
 from typing import Any, Final
 from urllib.parse import parse_qs
 
-from litestar import Request, Response, Router, get, post
+from litestar import MediaType, Request, Response, Router, get, post
 from litestar.connection import ASGIConnection
 from litestar.di import NamedDependency
 from litestar.handlers import BaseRouteHandler
@@ -30,7 +30,6 @@ from contracts.problems import ProblemError
 
 COOKIE: Final = "SITZUNG"
 LOGIN: Final = "/anmelden.php"
-HTML: Final = "text/html; charset=utf-8"
 LINES_MAX: Final = 100
 FORM_BYTES_MAX: Final = 1 << 16
 _NUMBER: Final = re.compile(r"[1-9][0-9]{0,8}\Z")
@@ -69,7 +68,7 @@ async def old_guard(connection: ASGIConnection[Any, Any, Any, Any], handler: Bas
 
 
 def _page(body: bytes, status: int = 200) -> Page:
-    return Response(body, status_code=status, media_type=HTML)
+    return Response(body, status_code=status, media_type=MediaType.HTML)
 
 
 def _missing() -> Page:
@@ -78,7 +77,7 @@ def _missing() -> Page:
 
 def _go(url: str, status: int = 302, cookie: str = "") -> Page:
     headers = {"location": url} | ({"set-cookie": cookie} if cookie else {})
-    return Response(b"", status_code=status, media_type=HTML, headers=headers)
+    return Response(b"", status_code=status, media_type=MediaType.HTML, headers=headers)
 
 
 def _number(given: str | None, name: str) -> int | None:

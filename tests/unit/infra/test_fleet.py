@@ -16,8 +16,9 @@ from infra.fleet.show import Lines, LiveShow, calm, outcome, rows
 from infra.fleet.surroundings import check, environment
 from infra.fleet.words import Difference, Ended, Step
 from infra.fleet.work import unchanged
+from infra.local.errors import NameTakenError
 from infra.local.fleet import Fleet
-from infra.local.spec import FleetSpec, LocalCellSpec
+from infra.local.spec import FleetSpec, LocalCellSpec, ZeroSpec
 from infra.local.stamp import Stamps, owner
 from infra.local.state import Folder, State
 from tests.unit.infra.aws.world import FLEET, IMAGE
@@ -47,11 +48,11 @@ def configure(programs: Path, *plans: StackPlan, text: str = "") -> None:
         (plan.folder(programs) / f"Pulumi.{plan.name}.yaml").write_text(text)
 
 
-def fleet_of(folder: Path) -> Path:
-    """The folder of a fleet that has a cell-1 of its own, as its books say."""
+def fleet_of(folder: Path, zero: ZeroSpec | None = None) -> Path:
+    """The folder of a fleet that has a cell-1 of its own, and an old shop or none, as its books say."""
     kept = Folder(folder / "fleet")
     kept.make()
-    kept.save(State.fresh(FleetSpec(cells=(LocalCellSpec("cell-1", shards=1),))))
+    kept.save(State.fresh(FleetSpec(cells=(LocalCellSpec("cell-1", shards=1),), zero=zero)))
     return kept.path
 
 
@@ -166,6 +167,13 @@ def test_a_cell_that_another_made_is_refused_before_any_stack_is_begun(tmp_path:
     with pytest.raises(FleetFileError, match="a cell cell-1 already, made by the fleet's own start"):
         check(from_file(file, tmp_path, configured=True), tmp_path, {}, file)
     check([StackPlan("cellwall-local", "cell-1")], tmp_path, {}, None)  # to look at it, or to remove the stack
+
+
+def test_the_name_of_the_old_shop_is_refused_to_a_cell_and_not_found_out_half_way(tmp_path: Path) -> None:
+    fleet = Fleet(FleetSpec(zero=ZeroSpec()), fleet_of(tmp_path, ZeroSpec()), lambda _: None)
+    fleet.attach()
+    with pytest.raises(NameTakenError, match="cell-zero is the old shop in this fleet"):
+        Stamps(fleet, owner("cellwall-local", "cell-zero")).known(LocalCellSpec("cell-zero"))
 
 
 async def test_what_another_made_is_never_removed_and_does_not_keep_its_namesake_from_leaving(tmp_path: Path) -> None:
