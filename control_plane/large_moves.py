@@ -39,6 +39,8 @@ STALL_S: Final = 60.0  # without a byte of a snapshot
 OPEN_MS: Final = 120_000  # a slot waits for the oldest writer of its server
 MARK_MS: Final = 15_000  # for the tenant to come to rest for a moment
 BLOB_S: Final = 60.0
+# What is said of a batch that does not follow the receiver's position, and of a position that the sender has let go.
+_OVERTAKEN: Final = frozenset({problems.WRONG_STATE.slug, problems.STREAM_LOST.slug})
 
 Save = Callable[[Progress], Awaitable[None]]
 
@@ -291,13 +293,33 @@ class LargeMoves:
             raise
 
     async def _carry(self, feed: Feed, run: Run, wait_ms: int) -> tuple[transfer.Batch, transfer.Applied | None]:
-        """One batch. The sender is told only of what the receiver has applied for good."""
+        """One batch. The sender is told only of what the receiver has applied for good.
+
+        A driver before this one may have had a batch under way. Where the receiver turns out to be ahead of what it
+        said, that batch has arrived: this one goes on from behind it.
+        """
+        while True:
+            if run.flow.position is None:
+                run.flow.position = await self._position(feed, run.at.tenant)
+            stood = run.flow.position
+            try:
+                return await self._carry_from(stood, feed, run, wait_ms)
+            except CellRefusedError as e:
+                if e.slug not in _OVERTAKEN:
+                    raise
+                run.flow.broken()
+                run.flow.position = await self._position(feed, run.at.tenant)
+                if run.flow.position <= stood:
+                    raise
+                log.info("stream_overtaken", stream=feed.stream, reason=e.detail)
+
+    async def _carry_from(
+        self, position: int, feed: Feed, run: Run, wait_ms: int
+    ) -> tuple[transfer.Batch, transfer.Applied | None]:
         tenant = run.at.tenant
-        if run.flow.position is None:
-            run.flow.position = await self._position(feed, tenant)
-        query = transfer.ChangesQuery(feed.stream, run.flow.position, BATCH_BYTES, wait_ms)
+        query = transfer.ChangesQuery(feed.stream, position, BATCH_BYTES, wait_ms)
         batch, body = await self._client.changes(feed.sender, tenant, await run.fences.take(), query, budget_s=BATCH_S)
-        if batch.position == run.flow.position and not batch.transactions and not batch.marker:
+        if batch.position == position and not batch.transactions and not batch.marker:
             return batch, None
         applied = await self._client.apply(feed.receiver, tenant, await run.fences.take(), body, budget_s=BATCH_S)
         run.flow.position = applied.position

@@ -147,7 +147,9 @@ class Streams:
         if receiver is None or batch.after > receiver.position:
             raise Refused(problems.STREAM_LOST, "a gap")
         if batch.position > receiver.position:
-            lines = [line.encode() for line in batch.rows][receiver.position - batch.after :]
+            if batch.after < receiver.position:
+                raise Refused(problems.WRONG_STATE, f"the progress is {receiver.position}")
+            lines = [line.encode() for line in batch.rows]
             row.rows += [b"corrupt"] * len(lines) if self.corrupt_applies else lines
             receiver.touched += lines
             receiver.position = batch.position

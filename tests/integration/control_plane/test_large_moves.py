@@ -2,7 +2,9 @@
 
 import asyncio
 from collections.abc import Awaitable, Callable
+from typing import Any
 
+import msgspec
 import pytest
 
 from contracts import problems, transfer
@@ -12,6 +14,7 @@ from control_plane.move_store import Move, StaleMoveError
 from control_plane.noisy import Policy
 from control_plane.throttle import lift, throttle
 from tests.integration.control_plane.fake_cell import Killed
+from tests.integration.control_plane.fake_stream import Body
 from tests.integration.control_plane.mover_world import OPERATOR, ROWS, SOURCE, TARGET, World, killed_at
 
 PATIENCE_S = 8
@@ -95,6 +98,39 @@ async def test_a_rollback_of_a_standby_loses_nothing_that_was_written_since_the_
     assert [
         s.command for s in world.fleet.sent if s.fence.move == back.id and s.command in ("snapshot", "import")
     ] == []
+
+
+@pytest.mark.parametrize("acknowledged", [False, True])
+async def test_a_late_batch_of_the_driver_before_would_end_a_rollback(
+    world: World, monkeypatch: pytest.MonkeyPatch, acknowledged: bool
+) -> None:
+    move = await standing(world, await world.start(standby=True))
+    for _ in range(7):
+        world.write()
+    back = (await world.moves.rollback(move.id, OPERATOR)).move
+    apply, changes, late = world.source._apply, world.target._changes, []
+
+    def batch(content: bytes, rows: int) -> bytes:
+        whole = msgspec.json.decode(content, type=Body)
+        return msgspec.json.encode(Body(whole.stream, whole.after, whole.after + rows, whole.rows[:rows], ""))
+
+    def arrives(tenant: str, row: Any, body: bytes) -> transfer.Applied:  # three of its seven rows came first
+        if not late and not acknowledged:
+            late.append(apply(tenant, row, batch(body, 3)))
+        return apply(tenant, row, body)
+
+    def lets_go(tenant: str, row: Any, body: bytes) -> Any:  # and where it came further, the sender forgot them
+        if not late and acknowledged:
+            late.append(apply(tenant, world.source.tenants[tenant], batch(changes(tenant, row, body).content, 3)))
+            query = msgspec.json.decode(body, type=transfer.ChangesQuery)
+            changes(tenant, row, msgspec.json.encode(msgspec.structs.replace(query, after=late[0].position)))
+        return changes(tenant, row, body)
+
+    monkeypatch.setattr(world.source, "_apply", arrives)
+    monkeypatch.setattr(world.target, "_changes", lets_go)
+    done = await world.mover().drive(back.id, term=2)
+    assert (done.state, len(late)) == (State.DONE, 1), done.reason
+    await world.assert_settled(SOURCE)
 
 
 @pytest.mark.invariant(6)
