@@ -108,7 +108,8 @@ async def test_a_late_batch_of_the_driver_before_would_end_a_rollback(
     for _ in range(7):
         world.write()
     back = (await world.moves.rollback(move.id, OPERATOR)).move
-    apply, changes, late = world.source._apply, world.target._changes, []
+    apply, changes = world.source._apply, world.target._changes
+    late: list[transfer.Applied] = []
 
     def batch(content: bytes, rows: int) -> bytes:
         whole = msgspec.json.decode(content, type=Body)
