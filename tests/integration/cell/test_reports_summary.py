@@ -11,7 +11,7 @@ from cell.fairness.station import Station
 from cell.modules.reports import summary
 from tests.integration.cell.cell_world import Merchant, World
 
-MANY = 20_000
+MANY = 5_000  # some dozen parts: each may be slow, and be followed by a long rest, on a busy machine
 _ORDERS = """
 WITH made AS (
   INSERT INTO product.orders (tenant_id, order_id, number, status, total_cents, currency, created_by)
