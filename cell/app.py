@@ -43,7 +43,6 @@ from cell.modules.reports.api import router as reports
 from cell.modules.reports.public import QueueWall
 from cell.modules.webhooks.api import router as webhooks
 from cell.modules.webhooks.public import WORK_KIND as WEBHOOKS
-from cell.rebucketing.mover import Mover
 from cell.schema import migrate
 from cell.servers import Listener
 from cell.settings import ApiSettings
@@ -213,7 +212,6 @@ async def _serve(configured: ApiSettings, data: Any, inner: Any) -> int:
             create_owner=create_owner,
             clock=clock,
             kinds=KINDS,
-            refresh=databases.shard_map.refresh,
         )
         queue = QueueWall(configured.walls.reports, partial(metrics.observed, "reports", QUEUE_FULL))
         files = blobs.opened(configured.blobs)
@@ -247,7 +245,6 @@ async def _serve(configured: ApiSettings, data: Any, inner: Any) -> int:
             Listener(InternalWall(inside, wall, token, time.monotonic), inner),
         ]
         await stack.enter_async_context(_running(transfer.shedder.run()))
-        await stack.enter_async_context(_rebucketing(configured, databases, transfers))
         reports = await stack.enter_async_context(_agent(configured, databases, health, gate))
         await stack.enter_async_context(_metering(configured, databases, meter, exchange, metrics, reports))
         await servers.serve(listeners, health.drain)
@@ -271,21 +268,6 @@ async def _streams(
         yield streams
     finally:
         await streams.shut()
-
-
-@contextlib.asynccontextmanager
-async def _rebucketing(
-    configured: ApiSettings, databases: Databases, transfers: Mapping[str, Pool]
-) -> AsyncIterator[None]:
-    """What carries out moves between shards, and what keeps this process's map of them new."""
-    clock = asyncio.get_running_loop().time
-    dsn, password = configured.directory_dsn.get_secret_value(), configured.transfer_password.get_secret_value()
-    async with (
-        pools.following(databases, f"api-{secrets.token_hex(4)}"),
-        pools.directory_for_transfer(dsn, password, f"cellwall-shards-{configured.name}") as directory,
-        _running(Mover(directory=directory, pools=transfers, clock=clock).run()),
-    ):
-        yield
 
 
 def _wall(configured: ApiSettings, application: Litestar, databases: Databases, metrics: CellMetrics) -> Wall:

@@ -21,14 +21,6 @@ class FrozenError(ShardError):
         self.busy = busy  # the lock was not to be had, which may pass within milliseconds
 
 
-class MovingError(FrozenError):
-    """The tenant's bucket is moving between shards of this cell, which is over within moments."""
-
-
-class WrongShardError(ShardError):
-    """The tenant lives on another shard of this cell than this process thought; nothing ran."""
-
-
 class CancelledByServerError(ShardError):
     """The database ended the transaction (freeze, time limit, a lock not to be had, shutdown); it was rolled back."""
 

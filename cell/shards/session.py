@@ -17,13 +17,11 @@ import asyncpg
 from cell.fairness.cost import Cost
 from cell.shards import errors
 from cell.shards.context import TenantContext
-from cell.shards.directory import LiveMap, ShardMap
+from cell.shards.directory import ShardMap
 from cell.shards.sql import Statement
 
 LOCK_PATIENCE_S: Final = 0.05  # how long a busy tenant lock is tried again before the tenant counts as frozen
 LOCK_RETRY_S: Final = 0.005
-MOVING_PATIENCE_S: Final = 3.0  # how long a request waits for its bucket to move between shards of the cell
-MOVING_RETRY_S: Final = 0.01
 ROLLBACK_TIMEOUT_S: Final = 2.0
 _TIMEOUT_MS_MAX: Final = 2**31 - 1
 # InternalClientError is how asyncpg meets a server that said goodbye while the connection was idle in a transaction.
@@ -108,7 +106,7 @@ class Shards:
 
     def __init__(
         self,
-        shard_map: ShardMap | LiveMap,
+        shard_map: ShardMap,
         pools: Mapping[str, Pool],
         sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
         clock: Callable[[], float] = time.monotonic,
@@ -116,7 +114,6 @@ class Shards:
     ) -> None:
         """``spent`` is told at the end of every session how long it kept its shard busy."""
         self._map = shard_map
-        self._refresh = shard_map.refresh
         self._pools = pools
         self._sleep = sleep
         self._clock = clock
@@ -152,9 +149,15 @@ class Shards:
         transaction. A ``read_only`` one does not count as an effect of the request. COMMIT, once sent, is awaited
         even when the task is cancelled; a running statement is cancelled at the server.
         """
-        shard, connection = await self._entered(ctx, read_only)
+        shard = self._map.shard_of(ctx.tenant)
+        pool = self._pools[shard]
         before = ctx.cost.database_s
         try:
+            connection = await pool.acquire()
+        except (*_CONNECTION_LOST, asyncpg.PostgresError, TimeoutError) as e:
+            raise errors.ShardUnavailableError(str(e)) from e
+        try:
+            await self._enter(connection, ctx, read_only)
             try:
                 yield TenantSession(connection, ctx.tenant, ctx.cost, self._clock)
             except BaseException:
@@ -167,52 +170,7 @@ class Shards:
                 ctx.cost.database_s += self._clock() - began
         finally:
             self._spent(ctx.tenant, shard, ctx.cost.database_s - before)
-            await self._pools[shard].release(connection)
-
-    async def _entered(self, ctx: TenantContext, read_only: bool) -> tuple[str, PooledConnection]:
-        """The shard and a connection inside of its fence.
-
-        Waits, on no connection, while the tenant's bucket moves between shards, and goes where it lives now. Who is
-        not ours where this process thinks may have moved: the directory is asked before that is said.
-        """
-        patience = MOVING_PATIENCE_S
-        while True:
-            shard = self._map.shard_of(ctx.tenant)
-            try:
-                return shard, await self._tried(shard, ctx, read_only)
-            except errors.NotOursError as e:
-                if e.hint:  # it left this cell
-                    raise
-                with suppress(errors.ShardUnavailableError):
-                    await self._refresh()
-                if self._map.shard_of(ctx.tenant) == shard:
-                    raise
-            except (errors.MovingError, errors.WrongShardError) as e:
-                if patience <= 0:
-                    raise errors.FrozenError from e
-                if isinstance(e, errors.WrongShardError):
-                    await self._refresh()
-                if self._map.shard_of(ctx.tenant) == shard:
-                    await self._sleep(MOVING_RETRY_S)
-            patience -= MOVING_RETRY_S
-
-    async def _tried(self, shard: str, ctx: TenantContext, read_only: bool) -> PooledConnection:
-        pool = self._pools.get(shard)
-        if pool is None:
-            raise errors.ShardUnavailableError(f"{shard} is newer than this process, which must be restarted")
-        before = ctx.cost.database_s
-        try:
-            connection = await pool.acquire()
-        except (*_CONNECTION_LOST, asyncpg.PostgresError, TimeoutError) as e:
-            raise errors.ShardUnavailableError(str(e)) from e
-        try:
-            await self._enter(connection, ctx, read_only)
-        except BaseException:
             await pool.release(connection)
-            raise
-        finally:
-            self._spent(ctx.tenant, shard, ctx.cost.database_s - before)
-        return connection
 
     async def _enter(self, connection: PooledConnection, ctx: TenantContext, read_only: bool) -> None:
         began = self._clock()
@@ -302,10 +260,6 @@ def _mapped(error: BaseException) -> errors.ShardError | None:
         state = error.sqlstate
         if state == "CW421":
             return errors.NotOursError(error.detail or "")
-        if state == "CW308":
-            return errors.WrongShardError(str(error))
-        if state == "CW503" and error.detail == "moving":
-            return errors.MovingError()
         if state == "CW503":
             return errors.FrozenError(busy=error.detail == "busy")
         if state in _SERVER_ENDED or state in _GAVE_WAY:

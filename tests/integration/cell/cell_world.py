@@ -5,7 +5,7 @@ import contextlib
 import itertools
 import secrets
 import time
-from collections.abc import AsyncIterator, Callable, Generator, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Generator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 from urllib.parse import urlsplit
@@ -30,7 +30,6 @@ from cell.settings import WorkerSettings
 from cell.shards import pools
 from cell.shards.context import TenantContext
 from cell.shards.pools import Databases
-from cell.shards.session import Pool
 from cell.transfer.service import Transfer
 from contracts import envelope, ids
 from contracts.transfer import Fence, Provision
@@ -168,7 +167,6 @@ class World:
         ingress: Ingress,
         key: bytes,
         meter: Meter,
-        transfers: Mapping[str, Pool],
     ) -> None:
         self.cell = cell
         self.databases = databases
@@ -176,7 +174,6 @@ class World:
         self.ingress = ingress
         self.key = key
         self.meter = meter
-        self.transfers = transfers
         self._clients: list[httpx.AsyncClient] = []
 
     def client(self, tenant: str, key: str | None, **enveloped: Any) -> httpx.AsyncClient:
@@ -239,7 +236,6 @@ async def opened(cell: CellDatabases, routers: Sequence[Router] = app.PRODUCT) -
             create_owner=create_owner,
             clock=clock,
             kinds=app.KINDS,
-            refresh=databases.shard_map.refresh,
         )
         key = secrets.token_bytes(32)
         metrics = CellMetrics(CELL, lambda: gate.in_flight)
@@ -249,7 +245,7 @@ async def opened(cell: CellDatabases, routers: Sequence[Router] = app.PRODUCT) -
         ingress = Ingress(
             product, cell=CELL, envelope_key=key, gate=gate, metrics=metrics, meter=meter, wall=wall, clock=clock
         )
-        world = World(cell, databases, transfer, ingress, key, meter, transfers)
+        world = World(cell, databases, transfer, ingress, key, meter)
         try:
             yield world
         finally:
