@@ -305,7 +305,7 @@ def lines(result: Result) -> list[Line]:
                 )
     for name, value in result.measures.items():
         found.append(Line(name, f"{value:.4g}"))
-    found.append(Line("books", "; ".join(result.books.words[:1]), not result.books.balanced))
+    found.append(Line("books", "; ".join(result.books.words[:2]), not result.books.balanced))
     words = (
         "the driver kept its schedule" if result.validity.valid else f"INVALID: {'; '.join(result.validity.reasons)}"
     )

@@ -6,6 +6,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Final, Protocol
 
+from loadtest.history.clients import recorded
 from loadtest.lab.faults import Broken, descendants
 from loadtest.lab.local import LocalSystem
 from loadtest.lab.plan import Tenant
@@ -15,6 +16,9 @@ from loadtest.operator import LabError, Move
 from loadtest.record import Latency
 
 MOVE_TIMEOUT_S: Final = 120.0
+WATCHED: Final = 2  # of the tenants that move: a register of each is read and written all the while
+WATCHERS: Final = 4
+WATCH_PAUSE_S: Final = 0.4
 Now = Callable[[], float]
 
 
@@ -79,7 +83,10 @@ class Breaking:
 
 
 class Moving:
-    """Tenants of the first cell move to others, ``at_once`` at a time, from the begin of the phase on."""
+    """Tenants of the first cell move to others, ``at_once`` at a time, from the begin of the phase on.
+
+    Registers of some of them are read and written by a few clients meanwhile; their history goes to the books.
+    """
 
     def __init__(self, system: LocalSystem, tenants: Sequence[Tenant], at_once: int, what: str) -> None:
         self._system = system
@@ -90,6 +97,15 @@ class Moving:
 
     async def perform(self, phase: Phase, now: Now) -> tuple[list[Event], dict[str, float]]:
         """Every one of them, to the end, however long it takes."""
+        routers = {at.name: (at.host, at.port) for at in self._system.targets}
+        watched = [tenant.account for tenant in self._tenants[:WATCHED]]
+        async with recorded(routers, watched, clients=WATCHERS, pause_s=WATCH_PAUSE_S) as history:
+            found = await self._move(phase, now)
+            await wait_until(phase.end, now)
+        self._system.written.histories.append(history)
+        return found
+
+    async def _move(self, phase: Phase, now: Now) -> tuple[list[Event], dict[str, float]]:
         await wait_until(phase.begin, now)
         began, source = now(), self._system.cells[0]
         gate = asyncio.Semaphore(self._at_once)
@@ -176,6 +192,8 @@ def act_of(scenario: Scenario, fault: str, system: LocalSystem, tenants: Sequenc
     if scenario.kind is ScenarioKind.SOAK:
         return Soaking(system)
     home = [t for t in tenants if t.cell == system.cells[0] and t.role is Role.VICTIM]
+    if not home and (scenario.moves is not None or scenario.evacuation is not None):
+        raise LabError(f"nobody lives in {system.cells[0]}, so nobody can leave it")
     if scenario.moves is not None:
         return Moving(system, home[: scenario.moves.count], 1, "moves")
     if scenario.evacuation is not None:

@@ -11,6 +11,7 @@ from typing import Final
 import msgspec
 
 from loadtest.books import Audit, Wrong
+from loadtest.history.judge import Judgement
 from loadtest.lab.job import REFUSED, Job, Tally
 from loadtest.lab.plan import Tenant
 from loadtest.lab.result import (
@@ -198,7 +199,11 @@ class Collector:
         )
 
 
-def books_of(audit: Audit) -> Books:
-    """The verdict of an audit."""
+def books_of(audit: Audit, judged: Judgement | None = None) -> Books:
+    """The verdict of an audit, and of the registers that clients read and wrote beside it, where some did."""
     counts = {wrong.value: audit.count(wrong) for wrong in Wrong}
-    return Books(checked=True, acknowledged=audit.acknowledged, found=audit.found, words=audit.words(), **counts)
+    words = audit.words()
+    if judged is not None and judged.keys:
+        words = [words[0], judged.words(), *words[1:], *judged.examples()]
+        counts["disordered"] = len(judged.violations) + len(judged.too_hard)
+    return Books(checked=True, acknowledged=audit.acknowledged, found=audit.found, words=words, **counts)

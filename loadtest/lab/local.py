@@ -18,6 +18,7 @@ from infra.local.plan import base_environment
 from infra.local.runner import Say
 from infra.local.spec import CHECKOUT, FleetSpec
 from loadtest import books, ledger
+from loadtest.history.judge import judge
 from loadtest.lab import walls
 from loadtest.lab.casting import Casting
 from loadtest.lab.collect import books_of
@@ -150,7 +151,7 @@ class LocalSystem:
             {tenant: home for tenant, home in homes.items() if tenant in mine},
             stale=stale,
         )
-        return books_of(audit)
+        return books_of(audit, judge(self.written.histories))
 
 
 async def _router_help() -> str:

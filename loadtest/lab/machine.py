@@ -12,7 +12,8 @@ from loadtest.lab.result import DriverFigures, Validity
 from loadtest.lab.scenario import DriverLimits
 
 _PROC: Final = Path("/proc")
-_STEAL: Final = 8  # the column of /proc/stat, after its name
+_IDLE: Final = 4  # columns of /proc/stat, after its name
+_STEAL: Final = 8
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,19 +24,20 @@ class Reading:
     steal_s: float
     pressure_s: float
     at: float
+    idle_s: float = 0.0
 
     @classmethod
     def now(cls, at: float, proc: Path = _PROC) -> Self:
         """The counters; ``at`` is the time by the caller's clock."""
-        total = steal = pressure = 0.0
+        total = steal = pressure = idle = 0.0
         with contextlib.suppress(OSError, IndexError, ValueError):
             columns = [int(each) for each in (proc / "stat").read_text().splitlines()[0].split()[1:]]
             tick = os.sysconf("SC_CLK_TCK")
-            total, steal = sum(columns[:_STEAL]) / tick, columns[_STEAL - 1] / tick
+            total, steal, idle = sum(columns[:_STEAL]) / tick, columns[_STEAL - 1] / tick, columns[_IDLE - 1] / tick
         with contextlib.suppress(OSError, IndexError, ValueError):
             some = (proc / "pressure" / "cpu").read_text().splitlines()[0]
             pressure = int(some.rpartition("total=")[2]) / 1e6
-        return cls(total, steal, pressure, at)
+        return cls(total, steal, pressure, at, idle)
 
 
 def shares(before: Reading, after: Reading) -> tuple[float, float]:
@@ -43,6 +45,12 @@ def shares(before: Reading, after: Reading) -> tuple[float, float]:
     total, took = after.total_s - before.total_s, after.at - before.at
     steal = (after.steal_s - before.steal_s) / total if total > 0 else 0.0
     return steal, min(1.0, (after.pressure_s - before.pressure_s) / took) if took > 0 else 0.0
+
+
+def busy(before: Reading, after: Reading) -> float:
+    """How much of all processors somebody used between the two, the disk's waits not counted as rest. 0 to 1."""
+    total = after.total_s - before.total_s
+    return 1.0 - (after.idle_s - before.idle_s) / total if total > 0 else 0.0
 
 
 def judge(limits: DriverLimits, tallies: list[Tally], before: Reading, after: Reading) -> Validity:

@@ -78,7 +78,11 @@ class _Made:
 class PeerSystem:
     """A `System`. Walls cannot be turned off where there are none."""
 
-    def __init__(self, groups: Sequence[str], port: int, token: str, dsn: str, walls: str) -> None:
+    def __init__(
+        self, groups: Sequence[str], port: int, token: str, dsn: str, walls: str, pids: tuple[int, int]
+    ) -> None:
+        """``pids`` are of the application and of its database."""
+        self.pids = pids
         self._groups = tuple(groups)
         self._port = port
         self._token = token
@@ -228,7 +232,8 @@ async def peer_system(shape: FleetShape, folder: Path, say: Say) -> AsyncIterato
             if identity is not None:
                 _enclose(walls, identity)
         groups = [f"peer-{n}" for n in range(1, shape.cells + 1)]
-        yield PeerSystem(groups, port, token, dsn, f"{walls.reason}; {cpus:g} processors for all")
+        pids = process.pid, server.pid
+        yield PeerSystem(groups, port, token, dsn, f"{walls.reason}; {cpus:g} processors for all", pids)
     finally:
         await finished(_stop(process, server))
         walls.remove()

@@ -226,7 +226,11 @@ class FailureCount(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Books(msgspec.Struct, frozen=True, kw_only=True):
-    """The verdict of the books. ``checked`` is False where they could not be read; ``words`` says why then."""
+    """The verdict of the books. ``checked`` is False where they could not be read; ``words`` says why then.
+
+    ``disordered`` counts registers that were read and written beside the traffic, and whose operations have no order
+    that explains every answer, or none that could be found in time.
+    """
 
     checked: bool
     acknowledged: int = 0
@@ -236,12 +240,18 @@ class Books(msgspec.Struct, frozen=True, kw_only=True):
     misplaced: int = 0
     foreign: int = 0
     stale: int = 0
+    disordered: int = 0
     words: list[str] = []
+
+    @property
+    def wrong(self) -> int:
+        """How many entries are."""
+        return self.lost + self.doubled + self.misplaced + self.foreign + self.stale + self.disordered
 
     @property
     def balanced(self) -> bool:
         """They were read, and nothing is wrong."""
-        return self.checked and not (self.lost + self.doubled + self.misplaced + self.foreign + self.stale)
+        return self.checked and not self.wrong
 
 
 class DriverFigures(msgspec.Struct, frozen=True, kw_only=True):

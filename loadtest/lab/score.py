@@ -196,14 +196,12 @@ def measured(result: Result) -> dict[Part, float]:
     under = victims_under_load(result)
     shares = goodputs(result)
     sent = sum(figures.sent for figures in under)
-    books = result.books
-    wrong = books.lost + books.doubled + books.misplaced + books.foreign + books.stale
     return {
         Part.LATENCY: latency_ratio(result)[2],
         Part.FAIRNESS: jain(shares) if shares else 0.0,
         Part.WORST: min(shares, default=0.0),
         Part.ERRORS: sum(figures.errors for figures in under) / sent if sent else 1.0,
-        Part.BOOKS: float(wrong) if books.checked else 1.0,
+        Part.BOOKS: float(result.books.wrong) if result.books.checked else 1.0,
     }
 
 

@@ -4,6 +4,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Protocol
 
+from loadtest.history.operation import History
 from loadtest.lab.job import Address
 from loadtest.lab.plan import Tenant
 from loadtest.lab.result import Books, Role
@@ -31,6 +32,7 @@ class Written:
 
     acknowledged: list[Acknowledged] = field(default_factory=list)
     unacknowledged: dict[str, str] = field(default_factory=dict)
+    histories: list[History] = field(default_factory=list)  # of registers that were read and written beside it
 
 
 class System(Protocol):

@@ -1,6 +1,7 @@
 """The driver's processes against real sockets: what they send, what they count, and how they end."""
 
 import asyncio
+import itertools
 import os
 import signal
 from collections.abc import AsyncIterator, Awaitable, Callable
@@ -15,6 +16,7 @@ from loadtest.lab.collect import Collector
 from loadtest.lab.drivers import crew
 from loadtest.lab.hogs import hog
 from loadtest.lab.job import Address, Hold
+from loadtest.lab.machine import Reading
 from loadtest.lab.plan import Drive, Tenant, jobs, phases
 from loadtest.lab.quiet import quiet
 from loadtest.lab.reading import parse
@@ -273,10 +275,24 @@ async def test_a_base_url_that_is_down_or_none_at_all_is_not_said_first() -> Non
     await system.aclose()
 
 
+def readings(idle: float) -> Callable[[], Reading]:
+    """A machine of two processors that rest for this share of their time."""
+    seconds = itertools.count()
+
+    def read() -> Reading:
+        at = float(next(seconds))
+        return Reading(total_s=2 * at, steal_s=0.0, pressure_s=0.0, at=at, idle_s=2 * at * idle)
+
+    return read
+
+
 async def test_what_the_run_before_left_is_measured_with_the_baseline() -> None:
     async with opened(Shop()) as shop, asyncio.timeout(PATIENCE_S):
         target = Address("shop", "127.0.0.1", shop.port)
-        assert await quiet(target, [tenant(0)]) == ""
+        idle, busy = readings(idle=0.9), readings(idle=0.5)
+        assert await quiet(target, [tenant(0)], read=idle) == ""
+        restless = await quiet(target, [tenant(0)], within_s=2.5, read=busy)
+        assert restless == "the processors did not come to rest within 2.5 s: 50% busy"
         shop.refuse = b"503 Service Unavailable"
-        assert await quiet(target, [tenant(0)], within_s=0.3) == "cell-1 did not come to rest within 0.3 s"
+        assert await quiet(target, [tenant(0)], within_s=0.3, read=idle) == "cell-1 did not come to rest within 0.3 s"
         assert await quiet(Address("nobody", "127.0.0.1", 1), [tenant(0)], within_s=0.3) != ""
