@@ -8,7 +8,7 @@ running, unless ``--keep`` asks for it and the run came to its end; of a run tha
 import asyncio
 import signal
 import sys
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from contextlib import AsyncExitStack
 from dataclasses import dataclass
 from pathlib import Path
@@ -31,6 +31,9 @@ from loadtest.alone import only_one
 from loadtest.driver import Driver
 from loadtest.effects import Effects
 from loadtest.evidence import evidence
+from loadtest.history.clients import recorded
+from loadtest.history.judge import judge
+from loadtest.history.operation import History
 from loadtest.incidents import Happened, Incidents, Timetable, Victim
 from loadtest.lab import tables
 from loadtest.lab.seed import SEEDED
@@ -51,6 +54,9 @@ from loadtest.workload import Account
 
 DETAIL_EVERY_S = 0.5
 CONNECTIONS = 8  # to each router: its workers share them
+WATCHED = 2  # tenants, the one that moves among them, of which a register is read and written all the while
+WATCHERS = 4
+WATCH_PAUSE_S = 0.1
 NEW_CELL = "cell-3"
 NEW_SHARE = 0.2  # of the rate is what newcomers add to it
 # Of the length of the traffic: for how long newcomers take part at least, however late their cell comes. It lasts into
@@ -101,7 +107,7 @@ class Demo:
         verdict = await self.negative_control(scratch)
         left = await self.leave()
         noise = await self.noise()
-        record, happened, joined = await self.traffic(cast)
+        record, happened, joined, history = await self.traffic(cast)
         with self._teller.step("reading the books: every shard of every cell, past the product"):
             casts = (cast, joined.cast) if joined else (cast,)
             written = [*(order for each in casts for order in each.first_orders), *record.acknowledged]
@@ -113,20 +119,26 @@ class Demo:
             audit = books.audit(written, unknown, rows, mine | noise.homes(homes), stale=record.stale)
         for line in audit.words():
             self._teller.verdict(audit.balanced, line)
-        effects = await self.effects(mine)
+        judged = judge([history])
+        for line in (judged.words(), *judged.examples()):
+            self._teller.verdict(judged.good, line)
+        effects = await self.effects(mine, {a.order: a.tenant for a in written if a.pending and a.tenant in mine})
         busiest = cast.accounts[0]
-        outcome = Outcome(
-            self._options.seconds, record, audit, verdict, happened, busiest.tenant, busiest.slug, joined, effects, left
-        )
+        who = (busiest.tenant, busiest.slug)
+        found = (record, audit, verdict, happened, *who, joined, effects, left, judged)
+        outcome = Outcome(self._options.seconds, *found)
         self._tell(outcome, busiest, noise)
         return outcome
 
-    async def effects(self, homes: Iterable[str]) -> Effects:
-        """What happened at the gateway and at the merchants' servers, once every order has ended."""
+    async def effects(self, homes: Iterable[str], promised: Mapping[str, str]) -> Effects:
+        """What happened at the gateway and at the merchants' servers, once every order has ended.
+
+        ``promised`` are the orders, with their tenants, that clients were told to be on their way to be paid.
+        """
         tenants = [tenant_number(tenant) for tenant in homes]
         with self._teller.step("the books of the gateway: every charge and every webhook, outside of the fleet"):
             await self._outside.settled(self._shards, tenants)
-            effects = await self._outside.books(self._shards, tenants)
+            effects = await self._outside.books(self._shards, tenants, promised)
         self._teller.verdict(effects.balanced, effects.charges())
         for line in effects.examples():
             self._teller.verdict(False, line)
@@ -192,8 +204,8 @@ class Demo:
             raise LabError("books that miss a broken fence prove nothing")
         return verdict
 
-    async def traffic(self, cast: Cast) -> tuple[Record, Happened, Joined | None]:
-        """The measured traffic, and the incidents beside it."""
+    async def traffic(self, cast: Cast) -> tuple[Record, Happened, Joined | None, History]:
+        """The measured traffic, and the incidents beside it; and what a few clients saw of some registers meanwhile."""
         options, record = self._options, Record()
         names = self._fleet.spec.router_names
         ports = [split_address(url.removeprefix("http://")) for url in self._fleet.router_urls]
@@ -210,8 +222,10 @@ class Demo:
         await self._control_plane.leave_noise_alone()  # the busiest tenant is meant to be: it would be throttled
         title = f"open-loop traffic: {len(intents)} requests in {options.seconds:.0f} s through {len(pools)} routers"
         joined: Joined | None = None
+        routers = dict(zip(names, ports, strict=True))
+        watching = recorded(routers, cast.accounts[:WATCHED], clients=WATCHERS, pause_s=WATCH_PAUSE_S)
         with self._teller.step(title):
-            async with asyncio.TaskGroup() as group:
+            async with watching as history, asyncio.TaskGroup() as group:
                 work = [group.create_task(driver.run(intents))]
 
                 async def grow() -> None:
@@ -224,7 +238,7 @@ class Demo:
                 while pending := [task for task in (*work, happening) if not task.done()]:
                     await asyncio.wait(pending, timeout=DETAIL_EVERY_S)
                     self._teller.detail(self._progress(driver, record))
-        return record, happening.result(), joined
+        return record, happening.result(), joined, history
 
     async def join(self, now: Callable[[], float]) -> Joined:
         """One more cell, and the first tenants in it, by the front door."""

@@ -25,6 +25,7 @@ IN_FLIGHT_PAUSE_S = 0.05
 IN_FLIGHT_TRIES = 40
 LEAD_IN_S = 0.05
 BODY_SHOWN = 200
+PENDING = "pending"  # the status of an order that is to be paid
 
 EXPECTED = {kind: 201 if kind in WRITES else 200 for kind in Kind} | {
     Kind.REPORT: 202,
@@ -35,6 +36,7 @@ EXPECTED = {kind: 201 if kind in WRITES else 200 for kind in Kind} | {
 
 class _Created(msgspec.Struct):
     id: str
+    status: str = ""
 
 
 @dataclass(slots=True)
@@ -144,9 +146,10 @@ class Driver:
             self._look(account.tenant, request.shows, answer, now)
 
     def _acknowledge(self, tenant: str, key: str, answer: Answer, now: float, before: int) -> None:
-        order = msgspec.json.decode(answer.body, type=_Created).id
+        made = msgspec.json.decode(answer.body, type=_Created)
+        order, pending = made.id, made.status == PENDING
         del self._record.unacknowledged[key]
-        self._record.acknowledged.append(Acknowledged(tenant, order, key, now, answer.cell, answer.epoch))
+        self._record.acknowledged.append(Acknowledged(tenant, order, key, now, answer.cell, answer.epoch, pending))
         shelf = self._shelves[tenant]
         shelf.orders.append(order)
         shelf.acknowledged += 1

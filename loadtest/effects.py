@@ -5,9 +5,10 @@ of its own.
 """
 
 from collections import defaultdict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
+from types import MappingProxyType
 
 CONFIRMED = "confirmed"
 CANCELLED = "cancelled"
@@ -20,8 +21,10 @@ class Amiss(StrEnum):
     UNSETTLED = "unsettled"  # an order that is pending long after the traffic
     UNCHARGED = "uncharged"  # confirmed, and nobody paid
     OVERCHARGED = "overcharged"  # charged, and it should not have been, or not so much, or not again
+    MISSING = "missing"  # its client was told that it is to be paid, and no cell has it
     UNTOLD = "untold"  # the merchant's server never heard how it ended
     TOLD_TWICE = "told twice"  # it heard of two ends, or of one under two ids
+    MADE_UP = "made up"  # it heard of an order that no cell has, or that is another merchant's
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,13 +87,14 @@ class Effects:
 
     def charges(self) -> str:
         """The charges in one line."""
-        wrong = self._wrong(Amiss.UNSETTLED, Amiss.UNCHARGED, Amiss.OVERCHARGED)
+        wrong = self._wrong(Amiss.UNSETTLED, Amiss.UNCHARGED, Amiss.OVERCHARGED, Amiss.MISSING)
         once = f"{self.confirmed} of {self.orders} paid orders confirmed and charged once"
         return f"{once}, {self.cancelled} cancelled, {self.refunded} charges given back; {wrong}"
 
     def webhooks(self) -> str:
         """The webhooks in one line."""
-        return f"{self.told} events came ({self.repeats} again); {self._wrong(Amiss.UNTOLD, Amiss.TOLD_TWICE)}"
+        wrong = self._wrong(Amiss.UNTOLD, Amiss.TOLD_TWICE, Amiss.MADE_UP)
+        return f"{self.told} events came ({self.repeats} again); {wrong}"
 
     def examples(self) -> Sequence[str]:
         """What is wrong, up to a few."""
@@ -103,9 +107,19 @@ class Effects:
         return ", ".join(f"{sum(f.amiss is kind for f in self.findings)} {kind}" for kind in kinds)
 
 
-def audit(paid: Iterable[Paid], charges: Iterable[Charge], told: Iterable[Told], listening: Iterable[str]) -> Effects:
-    """Compare. ``charges`` are of these tenants only; tenants of ``listening`` have a server that is to be told."""
+def audit(
+    paid: Iterable[Paid],
+    charges: Iterable[Charge],
+    told: Iterable[Told],
+    listening: Iterable[str],
+    promised: Mapping[str, str] = MappingProxyType({}),
+) -> Effects:
+    """Compare. ``charges`` and ``told`` are of these tenants only; those of ``listening`` have a server to be told.
+
+    ``promised`` are the orders, with their tenants, that clients were told to be there and on their way to be paid.
+    """
     orders = list(paid)
+    known = {order.order: order.tenant for order in orders}
     by_order: dict[str, list[Charge]] = defaultdict(list)
     for charge in charges:
         by_order[charge.order].append(charge)
@@ -115,7 +129,18 @@ def audit(paid: Iterable[Paid], charges: Iterable[Charge], told: Iterable[Told],
     findings = [finding for order in orders for finding in _of_charges(order, by_order.get(order.order, []))]
     listeners = frozenset(listening)
     findings += [f for order in orders if order.tenant in listeners for f in _of_ends(order, ends.get(order.order, []))]
-    findings += _strays(by_order, {order.order for order in orders})
+    findings += _strays(by_order, known)
+    findings += [
+        Finding(Amiss.MISSING, f"order {order} of {tenant} was acknowledged as to be paid, and no cell has it so")
+        for order, tenant in promised.items()
+        if known.get(order) != tenant
+    ]
+    findings += [
+        Finding(Amiss.MADE_UP, f"the server of {each.tenant} heard {each.type} of {order}, which is no order of its")
+        for order, heard in ends.items()
+        for each in heard
+        if known.get(order) != each.tenant
+    ]
     every = [charge for found in by_order.values() for charge in found]
     return Effects(
         orders=len(orders),
@@ -151,7 +176,7 @@ def _of_ends(order: Paid, told: Sequence[Told]) -> list[Finding]:
     return [Finding(amiss, f"order {order.order} of {order.tenant}, {order.status}: its server heard {found}")]
 
 
-def _strays(by_order: Mapping[str, Sequence[Charge]], known: set[str]) -> list[Finding]:
+def _strays(by_order: Mapping[str, Sequence[Charge]], known: Collection[str]) -> list[Finding]:
     return [
         Finding(
             Amiss.OVERCHARGED, f"a charge of {charge.cents} {charge.currency} stands for {order}, which no cell has"

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 from loadtest.books import Audit, Wrong
 from loadtest.effects import Effects
+from loadtest.history.judge import Judgement
 from loadtest.incidents import Happened
 from loadtest.leaving import Left
 from loadtest.negative import Verdict
@@ -33,6 +34,7 @@ class Outcome:
     joined: Joined | None = None
     effects: Effects | None = None
     left: Left | None = None
+    judged: Judgement | None = None
 
     @property
     def blamed(self) -> list[Failure]:
@@ -47,13 +49,14 @@ class Outcome:
     @property
     def good(self) -> bool:
         """Nothing lost, doubled or misplaced; nothing failed that the demo did not cause; books that can be trusted;
-        the tenant moved, and the new cell serves new tenants.
+        the tenant moved, and the new cell serves new tenants; reads and writes were in one order.
         """
         outside = self.effects is None or self.effects.balanced
         trusted = self.audit.balanced and self.control.caught and outside
         changed = self.happened.move.state == "done" and (self.joined is None or self.joined.good)
         left = self.left is None or self.left.good
-        return trusted and changed and left and not self.failures
+        ordered = self.judged is None or self.judged.good
+        return trusted and changed and left and ordered and not self.failures
 
     def lines(self) -> list[Line]:
         """The table."""
@@ -72,6 +75,7 @@ class Outcome:
             Line("control plane away", f"{self.happened.away_until - self.happened.away_from:.1f} s"),
             Line("negative control", "caught" if self.control.caught else "MISSED", not self.control.caught),
             Line("books", self._books(), not self.audit.balanced),
+            *self._judged(),
             *self._outside(),
             *self._left(),
             Line("driver", record.pace.words(), not record.pace.kept),
@@ -99,6 +103,9 @@ class Outcome:
         if self.joined is None:
             return []
         return [Line(f"{self.joined.cell}, added under traffic", self.joined.words(), not self.joined.good)]
+
+    def _judged(self) -> list[Line]:
+        return [] if self.judged is None else [Line("registers", self.judged.words(), not self.judged.good)]
 
     def _outside(self) -> list[Line]:
         if self.effects is None:

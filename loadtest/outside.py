@@ -4,6 +4,7 @@ import asyncio
 import time
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
+from types import MappingProxyType
 from typing import Any, Self
 
 import asyncpg
@@ -106,8 +107,16 @@ class Outside:
             await asyncio.sleep(POLL_S)
         return True
 
-    async def books(self, shards: Mapping[str, Mapping[str, str]], tenants: Collection[int]) -> Effects:
-        """What happened outside, against the orders of these tenants. ``shards``: cell -> shard -> superuser's DSN."""
+    async def books(
+        self,
+        shards: Mapping[str, Mapping[str, str]],
+        tenants: Collection[int],
+        promised: Mapping[str, str] = MappingProxyType({}),
+    ) -> Effects:
+        """What happened outside, against the orders of these tenants. ``shards``: cell -> shard -> superuser's DSN.
+
+        ``promised`` maps orders that clients were told to be on their way to be paid to their tenants.
+        """
         rows = await _of_all(shards, _PAID, tenants)
         paid = [Paid(tenant_of(r["tenant_id"]), r["id"], r["status"], r["total_cents"], r["currency"]) for r in rows]
         names = {str(tenant_of(number)) for number in tenants}
@@ -118,7 +127,7 @@ class Outside:
             if each.charge is not None and each.key.partition(":")[0] in names
         ]
         came = await self._pages("/v1/deliveries", _Came, lambda each: f"{each.sink}/{each.event}")
-        return audit(paid, charges, [_told(each) for each in came if each.sink in names], names)
+        return audit(paid, charges, [_told(each) for each in came if each.sink in names], names, promised)
 
     async def _pages(self, path: str, kind: Any, cursor: Callable[[Any], str]) -> list[Any]:
         found: list[Any] = []

@@ -48,7 +48,10 @@ class Failure:
 
 @dataclass(frozen=True, slots=True)
 class Acknowledged:
-    """A write that the fleet said it had done. ``at`` is seconds since the start; cell and epoch are who said so."""
+    """A write that the fleet said it had done. ``at`` is seconds since the start; cell and epoch are who said so.
+
+    ``pending``: it was also said that the order is on its way to be paid.
+    """
 
     tenant: str
     order: str
@@ -56,6 +59,7 @@ class Acknowledged:
     at: float
     cell: str
     epoch: int
+    pending: bool = False
 
 
 @dataclass(frozen=True, slots=True)

@@ -72,6 +72,17 @@ def test_an_event_under_two_ids_is_taken_for_a_repeat() -> None:
     assert (repeated.balanced, repeated.repeats) == (True, 2)
 
 
+def test_an_order_that_was_to_be_paid_and_that_no_cell_has_is_missed() -> None:
+    assert audit([PAID], [CHARGE], [TOLD], ["t1"], {"o1": "t1"}).balanced
+    only(audit([PAID], [CHARGE], [TOLD], ["t1"], {"o1": "t1", "o2": "t1"}), Amiss.MISSING)
+    only(audit([PAID], [CHARGE], [TOLD], ["t1"], {"o1": "t2"}), Amiss.MISSING)
+
+
+def test_a_merchant_who_hears_of_an_order_that_never_was_is_missed() -> None:
+    only(books(told=(TOLD, replace(TOLD, event="evt_2", order="o2"))), Amiss.MADE_UP)
+    only(books(told=(TOLD, replace(TOLD, event="evt_2", tenant="t2"))), Amiss.MADE_UP)
+
+
 def test_an_order_for_nothing_needs_no_charge() -> None:
     assert books(replace(PAID, cents=0), charges=()).balanced
 

@@ -5,6 +5,7 @@ import array
 import pytest
 
 from loadtest.books import Audit, Finding, Wrong
+from loadtest.history.judge import Judgement
 from loadtest.lab.collect import Collector, books_of
 from loadtest.lab.job import FAILED, REFUSED, Cause, Job, Samples, Tally
 from loadtest.lab.machine import Reading, judge, shares
@@ -136,6 +137,15 @@ def test_books_that_do_not_balance_become_a_clean_result() -> None:
     assert (books.lost, books.doubled, books.misplaced, books.foreign, books.stale) == (1, 1, 1, 1, 1)
     assert books_of(Audit(10, 10, 0, 0, ())).balanced
     assert not Books(checked=False).balanced
+
+
+def test_registers_whose_operations_have_no_order_become_a_clean_result() -> None:
+    balanced = Audit(10, 10, 0, 0, ())
+    right = books_of(balanced, Judgement(2, 40, 0, 0, (), ()))
+    assert (right.balanced, right.words[1]) == (True, "40 reads and writes of 2 keys: linearizable")
+    assert books_of(balanced, Judgement(0, 0, 0, 0, (), ())).words == balanced.words(), "nobody watched"
+    wrong = books_of(balanced, Judgement(2, 40, 0, 0, (), ("t1/p1",)))
+    assert (wrong.balanced, wrong.disordered, wrong.wrong) == (False, 1, 1)
 
 
 QUIET = Reading(0.0, 0.0, 0.0, 0.0)

@@ -9,6 +9,7 @@ from rich.console import Console
 
 from contracts import envelope
 from loadtest.books import Audit, Finding, Wrong
+from loadtest.history.judge import Judgement
 from loadtest.incidents import Happened, Timetable, worker_pids
 from loadtest.negative import StaleRouter, Verdict
 from loadtest.newcell import Joined
@@ -23,6 +24,7 @@ from loadtest.workload import Account
 
 MOVE = Move("m1", "t1", "cell-1", "cell-2", "done", rows=400, hold_ms=87.4)
 BALANCED = Audit(10, 10, 0, 0, ())
+ORDERED = Judgement(2, 1234, 1, 3, (), ())
 CAUGHT = Verdict(Audit(26, 1, 0, 0, tuple(Finding(Wrong.LOST, "t9", "x") for _ in range(25))), MOVE, 25, 421)
 HAPPENED = Happened(MOVE, (4.0, 5.0), Kill("router-1", 9.0, 4242, frozenset({4711})), 12.0, 15.2)
 LOST = Failure(9.01, 8.99, "t1", Kind.READ, "router-1", "connection lost", local_port=4711, retried=True)
@@ -80,11 +82,19 @@ def test_a_good_run_is_called_bad() -> None:
         outcome(control=replace(CAUGHT, acknowledged_stale=0)),
         outcome(happened=replace(HAPPENED, move=Move("m1", "t1", "cell-1", "cell-2", "failed", "checksums differ"))),
         outcome(joined=joined("cell-1", "cell-2")),
+        outcome(judged=replace(ORDERED, too_hard=("t1/p1",))),
     ],
 )
 def test_a_bad_run_is_called_good(bad: Outcome) -> None:
     assert not bad.good
     assert any(line.bad for line in bad.lines())
+
+
+def test_registers_that_were_watched_are_not_in_the_table() -> None:
+    made = outcome(judged=ORDERED)
+    assert made.good
+    told = "1,234 reads and writes of 2 keys, and 1 without a known end: linearizable"
+    assert table(made)["registers"] == told
 
 
 def test_a_cell_that_was_added_is_not_in_the_table() -> None:
