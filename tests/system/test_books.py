@@ -47,6 +47,8 @@ async def test_a_write_is_lost_while_a_tenant_moves_and_processes_die(demo: tupl
     assert outcome.good, said.getvalue()
     assert outcome.record.succeeded == outcome.record.intended
     assert outcome.audit.found == outcome.audit.acknowledged > 100
+    assert outcome.judged is not None
+    assert outcome.judged.operations > 20
     move = outcome.happened.move
     wrote_in = {a.cell for a in outcome.record.acknowledged if a.tenant == outcome.moved}
     assert wrote_in == {move.source, move.target}

@@ -20,6 +20,7 @@ from tests.system.product import Product, Tenant
 from tests.system.test_large_moves import grow, no_streams, shard_of
 from tests.system.test_moves import assert_one_clean_owner, ended, exists, fences
 from tests.system.waiting import until
+from tests.system.watchers import watched
 from tests.system.writers import writing
 
 ROWS = 2_000
@@ -163,15 +164,17 @@ async def test_a_fault_between_control_plane_and_cell_fails_no_request_and_leave
     network: Network, product: Product, link: str, state: str, fault: Fault
 ) -> None:
     tenant = await settler(product)
-    async with writing(product, tenant, clients=1) as writers:
+    async with writing(product, tenant, clients=1) as writers, watched(product, tenant) as watchers:
         await writers.more(2)
         move = await moving(network, product, tenant, state)
         await suffer(network, link, fault)
         await settled(product, tenant, move, state)
         await writers.more(3)
+        await watchers.more(5)
     assert writers.failures == []
     verdict = await writers.audit()
     assert verdict.balanced, verdict.words()
+    watchers.agree()
 
 
 DATABASE_FAULTS = [
@@ -188,9 +191,12 @@ async def test_a_fault_between_a_cell_and_its_database_leaves_one_owner_and_lose
     tenant = await settler(product)
     before = (await fences(product.fleet, tenant))["cell-1"][2]
     link = f"{cell}-{await shard_of(product, tenant)}"
-    move = await moving(network, product, tenant, state)
-    await suffer(network, link, fault)
-    await settled(product, tenant, move, state)
+    async with watched(product, tenant) as watchers:
+        move = await moving(network, product, tenant, state)
+        await suffer(network, link, fault)
+        await settled(product, tenant, move, state)
+        await watchers.more(5)
+    watchers.agree()
     assert sum(rows for _, _, rows in (await fences(product.fleet, tenant)).values()) == before
 
 
@@ -209,11 +215,14 @@ async def test_a_process_killed_inside_of_the_hold_or_after_it_leaves_one_owner_
     tenant = await settler(product)
     before = (await fences(product.fleet, tenant))["cell-1"][2]
     process = process.format(shard=await shard_of(product, tenant))
-    move = await moving(network, product, tenant, state)
-    await product.fleet.kill(process)
-    network.go_on()
-    await product.fleet.revive(process)
-    await settled(product, tenant, move, state)
+    async with watched(product, tenant) as watchers:
+        move = await moving(network, product, tenant, state)
+        await product.fleet.kill(process)
+        network.go_on()
+        await product.fleet.revive(process)
+        await settled(product, tenant, move, state)
+        await watchers.more(5)
+    watchers.agree()
     assert sum(rows for _, _, rows in (await fences(product.fleet, tenant)).values()) == before
 
 
