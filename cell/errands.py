@@ -17,6 +17,7 @@ A tenant has its turn     At most `AT_ONCE` rows of a tenant at a time in a proc
 """
 
 import asyncio
+import random
 from collections.abc import Awaitable, Callable, Sequence
 from datetime import timedelta
 from typing import Any, Final, TypeVar
@@ -28,6 +29,7 @@ import structlog
 from sqlalchemy.sql.functions import func
 
 from cell import work
+from cell.events.retry import delay_after
 from cell.shards.context import TenantContext
 from cell.shards.errors import FrozenError, NotOursError, ShardError
 from cell.shards.session import Shards, TenantSession
@@ -137,15 +139,19 @@ class Queue:
 class Errands:
     """Does the errands of one queue, a step at a time: a `cell.bulkhead.Job`.
 
-    ``step`` makes the call and records its end through `record`; an error that it raises leaves the row to its lease.
+    ``step`` makes the call and records its end through `record`. After an error that it raises the row comes up again,
+    each time later: it ended nothing, and failed at nothing that the module would count.
     """
 
-    def __init__(self, shards: Shards, queue: Queue, home: str, step: Step) -> None:
+    def __init__(
+        self, shards: Shards, queue: Queue, home: str, step: Step, chance: Callable[[], float] = random.random
+    ) -> None:
         self.kind = queue.kind
         self._shards = shards
         self._queue = queue
         self._home = home
         self._step = step
+        self._chance = chance
         self._attended: dict[int, asyncio.Event] = {}
 
     async def attend(self, tenant: int) -> None:
@@ -197,22 +203,30 @@ class Errands:
         except (NotOursError, FrozenError):
             _log.info("errand_left_to_new_home", **self._fields(tenant, key))
         except asyncio.CancelledError:
-            await asyncio.shield(self._give_back(tenant, key, attempt))
+            await asyncio.shield(self._give_back(tenant, key, attempt, timedelta()))
             raise
         except Exception as e:
             _log.warning("errand_broke", **self._fields(tenant, key), **{Field.REASON: f"{type(e).__name__}: {e}"})
+            await self._give_back(tenant, key, attempt, _after_breaking(attempt, self._chance()))
 
-    async def _give_back(self, tenant: int, key: UUID, attempt: int) -> None:
-        """The worker stops: the next one need not wait for the lease."""
+    async def _give_back(self, tenant: int, key: UUID, attempt: int, delay: timedelta) -> None:
+        """Nobody need wait for the lease. Where it cannot be said, the lease ends by itself."""
         try:
             async with self._shards.enter(context(tenant, self.kind)) as session:
-                if await self._queue.again(session, key, attempt, timedelta(), failed=False):
+                if await self._queue.again(session, key, attempt, delay, failed=False):
                     await self._queue.wake(session)
         except (ShardError, OSError, asyncpg.PostgresError, asyncpg.InterfaceError) as e:
             _log.warning("errand_not_given_back", **self._fields(tenant, key), **{Field.REASON: str(e)})
 
     def _fields(self, tenant: int, key: UUID) -> dict[str, str]:
         return {Field.TENANT: f"t{tenant}", "kind": self.kind, "errand": str(key)}
+
+
+def _after_breaking(attempt: int, chance: float) -> timedelta:
+    """It is never given up here: what goes on breaking comes up as often as a lease would end."""
+    delay = delay_after(attempt, chance, attempts_max=attempt + 1, max_s=LEASE.total_seconds())
+    assert delay is not None, "there is always one more try"
+    return delay
 
 
 async def record(shards: Shards, tenant: int, kind: str, write: Callable[[TenantSession], Awaitable[T]]) -> T:

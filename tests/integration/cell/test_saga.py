@@ -319,6 +319,33 @@ async def test_a_worker_that_dies_at_any_boundary_charges_once_and_finishes_the_
     assert [tuple(row) for row in types] == [(f"order.{expected}", len(ends))]
 
 
+async def test_a_step_that_breaks_comes_up_again_before_its_lease_has_ended(
+    merchant: Merchant, gateway: Sandbox
+) -> None:
+    order = await pay(merchant, (await merchant.product(price_cents=90), 1))
+    leases = []
+    async with payments.opened(gateway.url, gateway.token, 5.0) as inner:
+        plant = Plant(merchant, inner)
+
+        async def step(tenant: int, row: asyncpg.Record) -> None:
+            leases.append(row["lease"])
+            if len(leases) == 1:
+                raise RuntimeError("nobody foresaw this")
+            await plant.conductor.step(tenant, row)
+
+        worked = errands.Errands(plant.shards, service.QUEUE, CELL, step, chance=lambda: 0.0)
+
+        async def confirmed() -> bool:
+            await worked.attend(merchant.number)
+            return await status(merchant, order) == "confirmed"
+
+        await until(confirmed)
+    assert leases[1] < leases[0] + errands.LEASE
+    (row,) = await merchant.rows("SELECT attempt, failures FROM product.sagas WHERE tenant_id = $1")
+    assert tuple(row) == (2, 0), "what broke here is no failure of the gateway's"
+    await check_charged_once(merchant, gateway, order, 90)
+
+
 async def check_a_late_charge_finds_a_tombstone(merchant: Merchant, gateway: Sandbox) -> None:
     """A worker hangs in a charge; meanwhile the order is cancelled. Then the charge arrives at the gateway."""
     product = await merchant.product()
