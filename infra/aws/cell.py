@@ -21,7 +21,7 @@ from infra.aws.observability import Observability, ObservabilityArgs
 from infra.aws.secret import Secret, SecretArgs
 from infra.aws.service import Container, Home, Service, ServiceArgs, cluster
 from infra.aws.signals import cell_signals
-from infra.spec import CellSpec
+from infra.spec import CellSpec, SpecError
 
 DATA_PORT: Final = 8600  # envelopes only: routers
 MOVE_PORT: Final = 8601  # the transfer API: the control plane
@@ -51,11 +51,13 @@ class CellKeys:
     app_password: pulumi.Input[str]
     transfer_password: pulumi.Input[str]
     cache_password: pulumi.Input[str]
+    secrets_key: pulumi.Input[str]  # what wraps its tenants' keys: lost, so are their secrets
+    payments_token: pulumi.Input[str] | None = None  # where the fleet has a gateway
 
     @classmethod
     def names(cls) -> tuple[str, ...]:
-        """The fields, which are also the names in the stack's configuration."""
-        return tuple(each.name for each in fields(cls))
+        """The fields that every cell needs, which are also the names in the stack's configuration."""
+        return tuple(each.name for each in fields(cls) if each.default is not None)
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,6 +81,8 @@ class CellArgs:
 
     def __post_init__(self) -> None:
         check_cell(self.spec, self.fleet)
+        if (self.fleet.payments_url is None) != (self.keys.payments_token is None):
+            raise SpecError("payments_token", "goes with the fleet's payments_url: both, or none")
 
 
 class Cell(Component):
@@ -145,6 +149,7 @@ class Cell(Component):
             caller.calls("aws", network.endpoints_group, HTTPS)
             caller.calls_prefix("s3", network.s3_prefix_list, HTTPS)
         self._control_plane = self._way_to_control_plane()
+        self._way_to_gateway()
 
     def _way_to_control_plane(self) -> pulumi.Output[str]:
         """The control plane's address inside this cell."""
@@ -163,6 +168,26 @@ class Cell(Component):
         )
         host = endpoint.dns_entries.apply(lambda found: (found[0].dns_name or "") if found else "")
         return pulumi.Output.concat("http://", host, f":{AGENT_PORT}")
+
+    def _way_to_gateway(self) -> None:
+        """The payment gateway's name answers inside this cell, for the worker: nobody else asks for charges."""
+        service, name = self._args.fleet.payments_service, f"{self._name}-payments"
+        if service is None:
+            return
+        group = self._firewall("payments", "The way to the payment gateway")
+        self._worker_group.calls("payments", group.id, HTTPS)
+        group.answers("worker", self._worker_group.id, HTTPS)
+        ec2.VpcEndpoint(
+            name,
+            vpc_id=self._network.vpc_id,
+            vpc_endpoint_type="Interface",
+            service_name=service,
+            subnet_ids=list(self._network.services),
+            security_group_ids=[group.id],
+            private_dns_enabled=True,
+            tags=self._tags.named(name),
+            opts=self.inside,
+        )
 
     def _firewall(self, label: str, description: str) -> Firewall:
         args = FirewallArgs(self._tags, self._network.vpc_id, description)
@@ -195,7 +220,8 @@ class Cell(Component):
         return Cache(f"{self._name}-cache", args, self.inside)
 
     def _make_secrets(self) -> None:
-        """Two secrets, so that the worker cannot read what only the API needs."""
+        """Two secrets, so that the worker cannot read what only the API needs; with a gateway a third one, the other
+        way round."""
         keys = self._args.keys
         first = self._databases[self._args.spec.shard_names[0]]
         directory = pulumi.Output.concat(
@@ -206,6 +232,7 @@ class Cell(Component):
             "APP_PASSWORD": keys.app_password,
             "REDIS_URL": self._cache.url,
             "TRANSFER_TOKEN": keys.transfer_token,
+            "SECRETS_KEY": keys.secrets_key,
         }
         api: dict[str, pulumi.Input[str]] = {
             "ENVELOPE_KEY": keys.envelope_key,
@@ -216,6 +243,8 @@ class Cell(Component):
         self._shared = self._secret("shared", shared)
         self._own = self._secret("api", api)
         self._shared_variables = _variables(self._shared, *shared)
+        token = keys.payments_token
+        self._charging = None if token is None else self._secret("worker", {"PAYMENTS_TOKEN": token})
 
     def _secret(self, label: str, values: dict[str, pulumi.Input[str]]) -> Secret:
         return Secret(f"{self._name}-{label}", SecretArgs(self._tags, self._key.arn, label, values), self.inside)
@@ -289,13 +318,13 @@ class Cell(Component):
         )
 
     def _worker(self) -> Service:
-        size = self._args.spec.sized
+        size, charging = self._args.spec.sized, self._charging
         container = Container(
             "worker",
             self._args.spec.images["worker"],
             ("python", "-m", "cell", "worker"),
             environment={**self._environment(), "CELLWALL_CELL_WORKER_LISTEN": f"127.0.0.1:{WORKER_PORT}"},
-            secrets=self._shared_variables,
+            secrets={**self._shared_variables, **({} if charging is None else _variables(charging, "PAYMENTS_TOKEN"))},
             health="/health/live",
             health_port=WORKER_PORT,
         )
@@ -307,7 +336,7 @@ class Cell(Component):
                 cpus=size.worker_cpus,
                 memory_mib=size.worker_memory_mib,
                 tasks=size.worker_tasks,
-                secrets=(self._shared.arn,),
+                secrets=(self._shared.arn, *([] if charging is None else [charging.arn])),
                 may=self._blob_access(),
             )
         )
@@ -318,8 +347,14 @@ class Cell(Component):
             "CELLWALL_CELL_POOL_SIZE": str(self._args.spec.pool_size),
             "CELLWALL_CELL_BLOBS": pulumi.Output.concat("s3://", self._blobs.name),
             "AWS_REGION": self._args.fleet.region,
+            **self._payments(),
             **self._schema(),
         }
+
+    def _payments(self) -> dict[str, pulumi.Input[str]]:
+        """Where the gateway is: the worker charges there, and without it the API takes no order that is to be paid."""
+        url = self._args.fleet.payments_url
+        return {} if url is None else {"CELLWALL_CELL_PAYMENTS_URL": url}
 
     def _schema(self) -> dict[str, pulumi.Input[str]]:
         """The revision that the spec asks for: with an image that brings another one, no task starts."""

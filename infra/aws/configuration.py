@@ -88,9 +88,15 @@ def router(
     }
 
 
-def cell(fleet: Fleet, spec: CellSpec, roots: Roots, token: Token = secrets.token_urlsafe) -> Configuration:
-    """A cell's stack; `SpecError` for one that cannot be built. Passwords are new with every call, keys never are."""
+def cell(
+    fleet: Fleet, spec: CellSpec, roots: Roots, token: Token = secrets.token_urlsafe, *, payments_token: str = ""
+) -> Configuration:
+    """A cell's stack; `SpecError` for one that cannot be built. Passwords are new with every call, keys never are.
+
+    ``payments_token`` opens the fleet's gateway, where the fleet has one.
+    """
     check_cell(spec, fleet)
+    paid = {"payments_token": payments_token} if fleet.payments_url is not None and payments_token else {}
     return {
         **_common(fleet),
         f"{NAMESPACE}:cell": Setting(json.dumps(spec.mapping(), sort_keys=True)),
@@ -102,6 +108,8 @@ def cell(fleet: Fleet, spec: CellSpec, roots: Roots, token: Token = secrets.toke
             app_password=token(PASSWORD_BYTES),
             transfer_password=token(PASSWORD_BYTES),
             cache_password=token(PASSWORD_BYTES),
+            secrets_key=token(keys.KEY_BYTES),
+            **paid,
         ),
     }
 

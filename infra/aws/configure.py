@@ -20,6 +20,7 @@ import click
 from contracts import keys
 from infra.aws import configuration, custody
 from infra.aws.configuration import MAIN, NAMESPACE, PROJECTS, Configuration, Roots, Setting
+from infra.aws.fleet import Fleet
 from infra.fleet.errors import FleetError, FleetFileError
 from infra.fleet.file import FleetFile, read
 from infra.fleet.plan import PROGRAMS, StackPlan, configuration_of, from_file
@@ -30,7 +31,9 @@ MISUSED: Final = 2
 TOKEN: Final = "CELLWALL_ROUTER_CONTROL_PLANE_TOKEN"  # noqa: S105  (the name of a variable)
 PLANE: Final = StackPlan(PROJECTS["control-plane"], MAIN)
 ROUTER: Final = StackPlan(PROJECTS["router"], MAIN)
+PAYMENTS_TOKEN: Final = "CELLWALL_CELL_PAYMENTS_TOKEN"  # noqa: S105  (the name of a variable)
 _TOKEN_KEY: Final = f"{NAMESPACE}:control_plane_token"
+_PAYMENTS_KEY: Final = f"{NAMESPACE}:payments_token"
 
 
 class Stacks:
@@ -87,7 +90,7 @@ def main(file: Path, programs: Path) -> None:
             check_image(f"images.{name}", told.images.get(name, ""))
         environ = environment(os.environ, "aws", private=told.private_state)
         stacks = Stacks(programs, environ, _provider(told, programs))
-        for line in configure(told, programs, stacks, os.environ.get(TOKEN, "")):
+        for line in configure(told, programs, stacks, os.environ.get(TOKEN, ""), os.environ.get(PAYMENTS_TOKEN, "")):
             click.echo(line)
     except (FleetError, SpecError, keys.InvalidKeyError) as e:
         advice = getattr(e, "advice", "")
@@ -111,7 +114,7 @@ def fault(said: str) -> str:
     return (errors or lines[-1:] or ["the CLI failed"])[0].removeprefix("error:").strip()
 
 
-def configure(file: FleetFile, programs: Path, stacks: Stacks, token: str) -> Sequence[str]:
+def configure(file: FleetFile, programs: Path, stacks: Stacks, token: str, payments_token: str = "") -> Sequence[str]:
     """A line for each stack. All are looked at before the first is touched; `FleetError` and `SpecError` otherwise."""
     plans = from_file(file, programs, configured=False)
     here = {plan.key: configuration_of(plan, programs).exists() for plan in plans}
@@ -124,7 +127,8 @@ def configure(file: FleetFile, programs: Path, stacks: Stacks, token: str) -> Se
             )
     had = {plan.key: stacks.read(plan) if there[plan.key] else {} for plan in plans}
     roots = _roots(had)
-    wanted = {plan.key: configuration.keeping(_wanted(plan, file, roots, token), had[plan.key]) for plan in plans}
+    tokens = (token, payments_token)
+    wanted = {plan.key: configuration.keeping(_wanted(plan, file, roots, tokens), had[plan.key]) for plan in plans}
     lines = []
     for plan in plans:
         if not there[plan.key]:
@@ -133,7 +137,7 @@ def configure(file: FleetFile, programs: Path, stacks: Stacks, token: str) -> Se
             name: setting for name, setting in wanted[plan.key].items() if not _same(setting, had[plan.key].get(name))
         }
         stacks.write(plan, changed)
-        lines.append(_line(plan, changed, wanted[plan.key]))
+        lines.append(_line(plan, changed, {**had[plan.key], **wanted[plan.key]}, file.account))
     return lines
 
 
@@ -153,8 +157,8 @@ def _roots(had: Mapping[str, Configuration]) -> Roots:
     return Roots(secrets.token_bytes(keys.KEY_BYTES), secrets.token_bytes(keys.KEY_BYTES))
 
 
-def _wanted(plan: StackPlan, file: FleetFile, roots: Roots, token: str) -> Configuration:
-    fleet = file.account
+def _wanted(plan: StackPlan, file: FleetFile, roots: Roots, tokens: tuple[str, str]) -> Configuration:
+    fleet, (token, payments_token) = file.account, tokens
     if plan == PLANE:
         return configuration.control_plane(fleet, roots, file.images["control_plane"])
     if plan == ROUTER:
@@ -163,14 +167,16 @@ def _wanted(plan: StackPlan, file: FleetFile, roots: Roots, token: str) -> Confi
         return told if token else {name: setting for name, setting in told.items() if name != _TOKEN_KEY}
     for spec in file.specs:
         if plan == StackPlan(PROJECTS["cell"], spec.name):
-            return configuration.cell(fleet, spec, roots)
+            return configuration.cell(fleet, spec, roots, payments_token=payments_token)
     return configuration.platform(fleet)
 
 
-def _line(plan: StackPlan, changed: Configuration, wanted: Configuration) -> str:
+def _line(plan: StackPlan, changed: Configuration, has: Configuration, fleet: Fleet) -> str:
     names = ", ".join(sorted(name.removeprefix(f"{NAMESPACE}:") for name in changed))
     line = f"{plan.key}: {f'wrote {names}' if names else 'nothing to write'}"
-    if plan == ROUTER and _TOKEN_KEY not in wanted:
+    if plan.project == PROJECTS["cell"] and fleet.payments_url is not None and _PAYMENTS_KEY not in has:
+        line += f"; it lacks the gateway's token: set {PAYMENTS_TOKEN} and run this again"
+    if plan == ROUTER and _TOKEN_KEY not in has:
         line += (
             f"; it lacks the control plane's token: once that runs, make one (cellctl keys create NAME --role router), "
             f"set {TOKEN} and run this again"

@@ -5,6 +5,7 @@ import re
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields
 from typing import Any, Final, Literal
+from urllib.parse import urlsplit
 
 from contracts import ids
 from infra.spec import CellSpec, SpecError
@@ -17,6 +18,8 @@ Part = Literal["platform", "control-plane", "router", "cell"]
 _ACCOUNT: Final = re.compile(r"[0-9]{12}\Z")
 _REGION: Final = re.compile(r"[a-z]{2}(?:-[a-z]+)+-[1-9]\Z")
 _ENVIRONMENT: Final = re.compile(r"[a-z][a-z0-9-]{0,15}\Z")
+_OPTIONAL: Final = ("platform_cidr", "cell_cidr", "payments_url", "payments_service")
+_SERVICE: Final = re.compile(r"com\.amazonaws\.vpce\.[a-z0-9-]+\.vpce-svc-[0-9a-f]{8,17}\Z")
 _PRINCIPAL: Final = re.compile(r"arn:aws[a-z-]*:iam::[0-9]{12}:(?:root|role/[A-Za-z0-9+=,.@_/-]+)\Z")
 
 
@@ -49,7 +52,9 @@ class Fleet:
 
     ``router_principal`` is the role that deploys the router (or its account's root): the only one that may make an
     endpoint to a cell. ``cell_principal`` is the same for cells' endpoints to the control plane. Every cell has
-    ``cell_cidr``; ``platform_cidr`` is where router and control plane live.
+    ``cell_cidr``; ``platform_cidr`` is where router and control plane live. ``payments_url`` is the gateway of all
+    cells and ``payments_service`` the endpoint service behind which its name answers: a cell has no way to the
+    internet. Without them no order can be paid.
     """
 
     environment: str
@@ -61,6 +66,8 @@ class Fleet:
     cell_principal: str
     platform_cidr: str = "10.0.0.0/16"
     cell_cidr: str = "10.64.0.0/16"
+    payments_url: str | None = None
+    payments_service: str | None = None
 
     def __post_init__(self) -> None:
         _matches("environment", self.environment, _ENVIRONMENT, "up to 16 lower-case letters, digits and hyphens")
@@ -79,6 +86,19 @@ class Fleet:
             raise SpecError(
                 "cell_cidr", f"{cell} overlaps the platform's {platform}; take another, such as 10.64.0.0/16"
             )
+        self._check_payments()
+
+    def _check_payments(self) -> None:
+        url, service = self.payments_url, self.payments_service
+        if (url is None) != (service is None):
+            missing = "payments_url" if url is None else "payments_service"
+            raise SpecError(missing, "missing; a gateway needs both its URL and the endpoint service that leads there")
+        if url is not None:
+            parts = urlsplit(url)
+            if parts.scheme != "https" or not parts.hostname or parts.netloc != parts.hostname or parts.query:
+                raise SpecError("payments_url", f"{url!r} is not https://HOST, with a path or none, on port 443")
+        if service is not None:
+            _matches("payments_service", service, _SERVICE, "the name of an endpoint service, com.amazonaws.vpce.…")
 
     @classmethod
     def parse(cls, told: Mapping[str, Any]) -> "Fleet":
@@ -86,7 +106,7 @@ class Fleet:
         known = {each.name for each in fields(cls)}
         if unknown := sorted(set(told) - known):
             raise SpecError(unknown[0], f"unknown; the fields of a fleet are {', '.join(sorted(known))}")
-        if missing := sorted(known - set(told) - {"platform_cidr", "cell_cidr"}):
+        if missing := sorted(known - set(told) - set(_OPTIONAL)):
             raise SpecError(missing[0], "missing")
         for name in known & set(told) - {"zones"}:
             if not isinstance(told[name], str):
@@ -98,7 +118,8 @@ class Fleet:
 
     def mapping(self) -> dict[str, Any]:
         """The inverse of `parse`."""
-        return asdict(self) | {"zones": list(self.zones)}
+        told = asdict(self) | {"zones": list(self.zones)}
+        return {name: value for name, value in told.items() if value is not None}
 
     def tags(self, part: Part, cell: str | None = None) -> Tags:
         """The tags of a stack of this fleet."""

@@ -23,7 +23,8 @@ _WAYS: Final = {
     "control_plane_token": (
         "make a key with `cellctl keys create NAME --role router` and give it to python -m infra.aws.configure as "
         "CELLWALL_ROUTER_CONTROL_PLANE_TOKEN"
-    )
+    ),
+    "payments_token": "give the gateway's to python -m infra.aws.configure as CELLWALL_CELL_PAYMENTS_TOKEN",
 }
 _WAY: Final = "python -m infra.aws.configure writes what a stack needs"
 
@@ -84,7 +85,8 @@ def cell() -> None:
     with _named("cell"):
         spec = configuration.read_cell(_object("cell"), pulumi.get_stack())
         check_cell(spec, fleet)
-    keys = CellKeys(**_secrets(CellKeys.names()))
+    paid = _secrets(["payments_token"]) if fleet.payments_url is not None else {}
+    keys = CellKeys(**_secrets(CellKeys.names()), **paid)
     ground = _Other("platform")
     around = Surroundings(
         ground.text("boundary_arn"),

@@ -74,7 +74,8 @@ def no_bridges(stack: Stack) -> Iterator[Fault]:
         if not _own_service(stack, each):
             yield (
                 each,
-                f"reaches {each.props.get('serviceName')}, which is no service of AWS nor the control plane's",
+                f"reaches {each.props.get('serviceName')}, which is no service of AWS, nor the control plane's or the "
+                "payment gateway's",
             )
 
 
@@ -211,9 +212,10 @@ def _route_faults(stack: Stack, each: Resource, route: Mapping[str, Any], names:
 
 
 def _own_service(stack: Stack, each: Resource) -> bool:
-    """Whether an endpoint is to AWS, or to the one service that a cell uses, or to the cells that a router uses.
+    """Whether an endpoint is to AWS, or to the two services that a cell may use, or to the cells that a router uses.
 
-    The names of these services come from other stacks and tell nothing; who may use them, the other side decides.
+    A cell's are the control plane's and that of the payment gateway, which alone brings a name of its own. The names of
+    the services come from elsewhere and tell nothing; who may use them, the other side decides.
     """
     name = each.props.get("serviceName")
     if not isinstance(name, str):
@@ -221,7 +223,8 @@ def _own_service(stack: Stack, each: Resource) -> bool:
     if _of_aws(name):
         return True
     others = [one for one in stack.of(_ENDPOINT) if not _of_aws(str(one.props.get("serviceName")))]
-    return stack.part == "router" or (stack.part == "cell" and len(others) == 1)
+    named = [one for one in others if one.props.get("privateDnsEnabled") is True]
+    return stack.part == "router" or (stack.part == "cell" and len(named) <= 1 and len(others) - len(named) <= 1)
 
 
 def _of_aws(name: str) -> bool:
