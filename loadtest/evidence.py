@@ -5,14 +5,16 @@ from collections.abc import Iterator, Sequence
 from contracts.ids import tenant_number
 from infra.local.binaries import find_postgres
 from infra.local.fleet import Fleet
-from infra.local.report import view
+from infra.local.report import columns, view
 from loadtest.operator import Move
 from loadtest.workload import Account
 
 
 def evidence(fleet: Fleet, account: Account, move: Move) -> Iterator[tuple[str, Sequence[str]]]:
     """Headings with their lines. They work for as long as the fleet runs."""
-    yield "Processes (pid, listens on, data)", list(_processes(fleet))
+    found = view(fleet).processes
+    rows = [(each.name, str(each.pid or "ended"), ", ".join(each.listens), each.data or "") for each in found]
+    yield "Processes (pid, listens on, data)", columns(rows)
     yield (
         "Look for yourself, while a fleet runs (this one stops now unless --keep; `make up` prints its own)",
         [
@@ -20,12 +22,6 @@ def evidence(fleet: Fleet, account: Account, move: Move) -> Iterator[tuple[str, 
             *_psql(fleet, account),
         ],
     )
-
-
-def _processes(fleet: Fleet) -> Iterator[str]:
-    for process in view(fleet).processes:
-        pid = str(process.pid) if process.pid else "ended"
-        yield f"{process.name:18} {pid:>8}  {', '.join(process.listens):36} {process.data or ''}".rstrip()
 
 
 def _curl(fleet: Fleet, account: Account, move: Move) -> Iterator[str]:

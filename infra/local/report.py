@@ -2,6 +2,7 @@
 
 import os
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Final
 
@@ -65,13 +66,18 @@ def view(fleet: Fleet) -> FleetView:
     )
 
 
+def columns(rows: Sequence[Sequence[str]]) -> list[str]:
+    """A line for each row; every column as wide as its longest entry."""
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    return ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows]
+
+
 def text(fleet: Fleet) -> str:
     """For people: the processes in columns, then lines to try. Nothing is cut or wrapped, so that it can be copied."""
     found = view(fleet)
     rows = [("process", "pid", "listens on")]
     rows += [(each.name, str(each.pid or "dead"), " ".join(each.listens)) for each in found.processes]
-    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    lines = ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows]
+    lines = columns(rows)
     lines += ["", f"data: {fleet.folder.data}/NAME   logs: {fleet.folder.logs}/NAME.log   keys: {found.state}"]
     lines += [found.walls]
     if not found.healthy:
