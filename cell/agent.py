@@ -35,6 +35,12 @@ def package_version() -> str:
     return version("cellwall")
 
 
+def control_plane_at(url: str, token: str) -> httpx.AsyncClient:
+    """A client of the control plane for the bearer of ``token``, the cell's own; whoever makes it closes it."""
+    headers = {"authorization": f"Bearer {token}"}
+    return httpx.AsyncClient(base_url=url, headers=headers, timeout=TIMEOUT_S, trust_env=False)
+
+
 class ReportFailedError(Exception):
     """The control plane did not take a report."""
 

@@ -5,11 +5,10 @@ import contextlib
 import secrets
 import sys
 import time
-from collections.abc import AsyncIterator, Coroutine, Mapping, Sequence
+from collections.abc import AsyncIterator, Mapping, Sequence
 from functools import partial
 from typing import Any, Final
 
-import httpx
 from litestar import Litestar, Response, Router, get
 from litestar.di import Provide
 from litestar.handlers import HTTPRouteHandler
@@ -18,7 +17,7 @@ from prometheus_client import CollectorRegistry
 from prometheus_client.exposition import CONTENT_TYPE_LATEST, generate_latest
 
 from cell import answers, blobs, servers, settings
-from cell.agent import TIMEOUT_S, Agent, UsageReports, package_version
+from cell.agent import Agent, UsageReports, control_plane_at, package_version
 from cell.blobs import Blobs
 from cell.events import outbox
 from cell.events.stream import connect
@@ -59,6 +58,7 @@ from cell.transfer.streams import Streams
 from cell.usage import Collector, Exchange, Publisher
 from cell.usage_api import usage_page
 from cell.usage_metrics import UsageMetrics
+from cell.vault import Vault
 from contracts import keys, problems
 from contracts.fleet import Registration
 from contracts.usage import Window
@@ -89,10 +89,11 @@ def product(
     routers: Sequence[Router] = PRODUCT,
     reports_wall: QueueWall = REPORTS_WALL,
     *,
+    vault: Vault,
     takes_payments: bool = False,
     webhooks_private: bool = False,
 ) -> Litestar:
-    """The product. Handlers get ``tenant``, ``shards`` and ``blobs``; it must be served behind an `Ingress`."""
+    """The product. Handlers get ``tenant``, ``shards``, ``blobs``, ``vault``; it must be served behind an `Ingress`."""
 
     async def provide_shards() -> Shards:
         return shards
@@ -102,6 +103,9 @@ def product(
 
     async def provide_reports_wall() -> QueueWall:
         return reports_wall
+
+    async def provide_vault() -> Vault:
+        return vault
 
     async def provide_takes_payments() -> bool:
         return takes_payments
@@ -116,6 +120,7 @@ def product(
             "shards": Provide(provide_shards),
             "blobs": Provide(provide_blobs),
             "reports_wall": Provide(provide_reports_wall),
+            "vault": Provide(provide_vault),
             "takes_payments": Provide(provide_takes_payments),
             "webhooks_private": Provide(provide_webhooks_private),
         },
@@ -203,6 +208,7 @@ async def _serve(configured: ApiSettings, data: Any, inner: Any) -> int:
         )
         health = Health(databases, (migrate.head(migrate.DIRECTORY), migrate.head(migrate.SHARD)), clock)
         metrics = CellMetrics(configured.name, lambda: gate.in_flight)
+        vault = Vault(keys.cell_key(configured.secrets_key.get_secret_value()))
         transfer = Transfer(
             cell=configured.name,
             schema=migrate.head(migrate.SHARD),
@@ -211,6 +217,7 @@ async def _serve(configured: ApiSettings, data: Any, inner: Any) -> int:
             gate=gate,
             create_owner=create_owner,
             clock=clock,
+            vault=vault,
             kinds=KINDS,
         )
         queue = QueueWall(configured.walls.reports, partial(metrics.observed, "reports", QUEUE_FULL))
@@ -221,6 +228,7 @@ async def _serve(configured: ApiSettings, data: Any, inner: Any) -> int:
             files,
             routers_of(OldUrls(configured.old_urls)),
             reports_wall=queue,
+            vault=vault,
             takes_payments=configured.payments_url is not None,
             webhooks_private=configured.webhooks_private,
         )
@@ -238,13 +246,13 @@ async def _serve(configured: ApiSettings, data: Any, inner: Any) -> int:
         redis = await stack.enter_async_context(connect(configured.redis_url.get_secret_value()))
         exchange = Exchange(redis, configured.name)
         token = configured.transfer_token.get_secret_value()
-        streams = await stack.enter_async_context(_streams(configured, databases, transfers, files))
+        streams = await stack.enter_async_context(_streams(configured, databases, transfers, files, vault))
         inside = internal(transfer, health, metrics.registry, token, exchange, [streams_api.router(streams)])
         listeners = [
             Listener(ingress, data),
             Listener(InternalWall(inside, wall, token, time.monotonic), inner),
         ]
-        await stack.enter_async_context(_running(transfer.shedder.run()))
+        await stack.enter_async_context(servers.running(transfer.shedder.run()))
         reports = await stack.enter_async_context(_agent(configured, databases, health, gate))
         await stack.enter_async_context(_metering(configured, databases, meter, exchange, metrics, reports))
         await servers.serve(listeners, health.drain)
@@ -253,7 +261,7 @@ async def _serve(configured: ApiSettings, data: Any, inner: Any) -> int:
 
 @contextlib.asynccontextmanager
 async def _streams(
-    configured: ApiSettings, databases: Databases, transfers: Mapping[str, Pool], files: Blobs
+    configured: ApiSettings, databases: Databases, transfers: Mapping[str, Pool], files: Blobs, vault: Vault
 ) -> AsyncIterator[Streams]:
     """What large moves need; readers and snapshots end with the process."""
     shards, password = databases.shard_map.shards, configured.transfer_password.get_secret_value()
@@ -262,6 +270,7 @@ async def _streams(
         shard_of=databases.shard_map.shard_of,
         login=lambda name: Login.to(shards[name], password, f"cellwall-stream-{configured.name}"),
         blobs=files,
+        vault=vault,
         clock=asyncio.get_running_loop().time,
     )
     try:
@@ -324,22 +333,8 @@ async def _metering(
             clock=asyncio.get_running_loop().time,
             wall_clock=time.time,
         )
-        async with _running(collector.run()):
+        async with servers.running(collector.run()):
             yield
-
-
-@contextlib.asynccontextmanager
-async def _running(*work: Coroutine[Any, Any, None]) -> AsyncIterator[None]:
-    """Work beside the servers, cancelled at the end and then awaited."""
-    tasks = [asyncio.get_running_loop().create_task(each) for each in work]
-    try:
-        yield
-    finally:
-        for task in tasks:
-            task.cancel()
-        for result in await asyncio.gather(*tasks, return_exceptions=True):
-            if isinstance(result, Exception):
-                raise result
 
 
 @contextlib.asynccontextmanager
@@ -360,12 +355,10 @@ async def _agent(
         schema=migrate.head(migrate.SHARD),
         version=configured.version or package_version(),
     )
-    headers = {"authorization": f"Bearer {configured.agent_token.get_secret_value()}"}
-    url = configured.control_plane_url
-    async with httpx.AsyncClient(base_url=url, headers=headers, timeout=TIMEOUT_S, trust_env=False) as http:
+    async with control_plane_at(configured.control_plane_url, configured.agent_token.get_secret_value()) as http:
         agent = Agent(
             http, cell=configured.name, registration=registration, shards=databases.shards, health=health, gate=gate
         )
         reports = UsageReports(http, cell=configured.name)
-        async with _running(agent.run(), reports.run()):
+        async with servers.running(agent.run(), reports.run()):
             yield reports

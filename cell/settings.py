@@ -116,6 +116,7 @@ class ApiSettings(CellSettings):
     internal_listen: Address  # the transfer API and metrics: the control plane
     transfer_password: Password
     envelope_key: Key
+    secrets_key: Key  # wraps the tenants' keys; the same as the worker's, and no other cell's. Lost, so are the secrets
     blobs: BlobsUrl  # file:///FOLDER or s3://BUCKET/PREFIX, the same as the worker's
     # What becomes of the URLs of cell zero's old shop, for tenants that came from there (docs/cell-zero.md).
     old_urls: Literal["off", "serve", "redirect"] = "off"
@@ -148,6 +149,7 @@ class WorkerSettings(CellSettings):
     """``python -m cell worker``."""
 
     worker_listen: Address  # health, and metrics behind the transfer token
+    secrets_key: Key  # the same as the API's
     blobs: BlobsUrl  # file:///FOLDER or s3://BUCKET/PREFIX, the same as the API's
     reports_at_once: Annotated[int, Field(ge=1, le=16)] = 2  # of the cell, over all its workers
     payments_token: Token | None = None

@@ -44,6 +44,8 @@ from cell.shards.pools import Databases
 from cell.shards.session import Shards, Spent
 from cell.transfer.api import ACCESS, token_guard
 from cell.usage import Exchange, Publisher
+from cell.vault import Vault
+from contracts import keys
 from contracts.names import Field
 
 CONSUMERS: Final[Sequence[Consumer]] = (*catalog.CONSUMERS, *webhooks.CONSUMERS)
@@ -125,8 +127,9 @@ async def composed(
     ):
         registry, files = CollectorRegistry(), blobs.opened(configured.blobs)
         metrics, stream = EventMetrics(registry), Stream(redis, configured.name)
+        vault = Vault(keys.cell_key(configured.secrets_key.get_secret_value()))
         saga_metrics, shards, home = sagas.SagaMetrics(registry), databases.shards, configured.name
-        chores = (*CHORES, reports.chore(files, home), sagas.chore(home, saga_metrics), webhooks.chore(home))
+        chores = (*CHORES, reports.chore(files, home), sagas.chore(home, saga_metrics), webhooks.chore(home, vault))
         relay = Relay(databases.shards, stream, subscriptions(consumers), metrics, chores)
         inbox = Inbox(databases.shards, consumers, metrics)
         pump = Pump(relay, inbox, stream, databases.shards.names, consumers, pace)
@@ -134,7 +137,7 @@ async def composed(
         health = Health(databases, schemas, asyncio.get_running_loop().time)
         served = _application(health, registry, configured.transfer_token.get_secret_value())
         bulkhead = _bulkhead(configured, databases, heavy, files, reports.ReportMetrics(registry))
-        jobs = (sagas.job(shards, gateway, home, saga_metrics), webhooks.job(shards, sender, home, registry))
+        jobs = (sagas.job(shards, gateway, home, saga_metrics), webhooks.job(shards, sender, vault, home, registry))
         outside = [_room(shards, job) for job in jobs]
         publisher = Publisher(meter, Exchange(redis, configured.name))
         yield Worker(pump, served, health, publisher, bulkhead, outside, files, databases.shards, registry)

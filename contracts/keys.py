@@ -22,6 +22,7 @@ class Purpose(StrEnum):
     TRANSFER = "transfer"  # control plane -> cell: bearer token of the internal listener
     AGENT = "agent"  # cell -> control plane: bearer token of registration and heartbeat
     EMAIL = "email"  # the control plane's keyed hash of owners' e-mail addresses; nobody else has it
+    SECRETS = "secrets"  # nobody but the cell itself: wraps its tenants' keys; derived from no root of the fleet
     ROUTE_HINT = "route-hint"  # control plane -> cell -> router: signs the route that a 421 carries
 
 
@@ -46,6 +47,11 @@ def parse_root(text: str) -> bytes:
 def derive(root: bytes, purpose: Purpose, name: str) -> bytes:
     """The 32-byte key of one peer: HMAC-SHA256(root, "cellwall/1/" purpose "/" name), the expand step of RFC 5869."""
     return hmac.new(root, f"cellwall/1/{purpose}/{name}".encode(), hashlib.sha256).digest()
+
+
+def cell_key(text: str) -> bytes:
+    """What a cell wraps its tenants' keys with, of exactly 32 bytes, from the text of the key that it was given."""
+    return derive(parse_root(text), Purpose.SECRETS, "cell")
 
 
 def bearer(root: bytes, purpose: Purpose, name: str) -> str:

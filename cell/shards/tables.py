@@ -1,7 +1,8 @@
 """The metadata of a shard's database: one helper for tenant tables, and the platform's own tables.
 
 Tenant tables carry ``tenant_id`` first in their primary key and are under forced row-level security; the transfer
-finds them in the database's catalogue, so a new one travels with its tenant without being registered anywhere.
+finds them in the database's catalogue, so a new one travels with its tenant without being registered anywhere. Only
+``tenant_keys`` does not travel as it is: each cell wraps anew what is in it (`cell.vault`).
 """
 
 from typing import Final
@@ -100,6 +101,14 @@ stream_senders: Final = sa.Table(
     sa.Column("stream", sa.Text, primary_key=True),
     sa.Column("tenant_id", sa.BigInteger, nullable=False),
     sa.Column("start", sa.BigInteger, nullable=False),
+    schema=PLATFORM,
+)
+
+# A tenant's key, wrapped with this cell's.
+tenant_keys: Final = tenant_table(
+    "tenant_keys",
+    sa.Column("wrapped", sa.LargeBinary, nullable=False),
+    now_column("created_at"),
     schema=PLATFORM,
 )
 

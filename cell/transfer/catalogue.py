@@ -1,4 +1,7 @@
-"""Which tables belong to a tenant: those under forced row-level security, in the order of their foreign keys."""
+"""Which tables travel with a tenant: those under forced row-level security, in the order of their foreign keys.
+
+All but ``cellwall.tenant_keys``, whose one row is the cell's to wrap anew (`cell.vault`).
+"""
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -19,6 +22,7 @@ JOIN pg_namespace n ON n.oid = c.relnamespace
 LEFT JOIN pg_index i ON i.indrelid = c.oid AND i.indisprimary
 JOIN pg_attribute a ON a.attrelid = c.oid AND a.attnum > 0 AND NOT a.attisdropped AND a.attgenerated = ''
 WHERE c.relkind = 'r' AND c.relrowsecurity AND c.relforcerowsecurity
+  AND (n.nspname, c.relname) <> ('cellwall', 'tenant_keys')
 GROUP BY c.oid, n.nspname, c.relname, i.indimmediate ORDER BY 2, 3
 """
 _REFERENCES: Final = """

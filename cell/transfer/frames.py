@@ -1,12 +1,13 @@
 """The row stream: a sequence of frames that says when it is whole. Opaque to everybody but cells.
 
-``magic``, for a snapshot a frame that says where its stream begins, then per table one header frame (JSON), data frames
-(PostgreSQL's binary COPY format, in pieces), an end frame with the number of rows; at last a final frame with the
-totals. A frame is one byte of kind, four bytes of length (big-endian) and the payload. A stream without its final frame
-was cut, and is refused as a whole.
+``magic``, for a snapshot a frame that says where its stream begins, the tenant's key where it has one, then per table
+one header frame (JSON), data frames (PostgreSQL's binary COPY format, in pieces), an end frame with the number of rows;
+at last a final frame with the totals. A frame is one byte of kind, four bytes of length (big-endian) and the payload. A
+stream without its final frame was cut, and is refused as a whole.
 """
 
 from collections.abc import AsyncIterator
+from dataclasses import dataclass, field
 from enum import IntEnum
 from typing import Final, TypeVar
 
@@ -29,6 +30,7 @@ class Kind(IntEnum):
     TABLE_END = 3
     END = 4
     STREAM = 5
+    KEY = 6
 
 
 class TableHeader(msgspec.Struct, frozen=True):
@@ -37,6 +39,13 @@ class TableHeader(msgspec.Struct, frozen=True):
     schema: str
     name: str
     columns: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Key:
+    """The tenant's key, unwrapped: for the importing cell to wrap, and for nobody to log."""
+
+    key: bytes = field(repr=False)
 
 
 class Count(msgspec.Struct, frozen=True):
@@ -81,8 +90,9 @@ class Reader:
             raise BrokenStreamError("a frame of unknown kind or size")
         return Kind(head[0]), await self._take(size)
 
-    async def table(self) -> TableHeader | Count | Stream:
-        """The next table's header, or the totals at the end of the stream; before them where changes continue it."""
+    async def table(self) -> TableHeader | Count | Stream | Key:
+        """The next table's header, or the totals at the end of the stream; before them where changes continue it, and
+        the tenant's key."""
         kind, payload = await self.next()
         if kind is Kind.TABLE:
             return _decoded(payload, TableHeader)
@@ -90,6 +100,8 @@ class Reader:
             return _decoded(payload, Count)
         if kind is Kind.STREAM:
             return _decoded(payload, Stream)
+        if kind is Kind.KEY:
+            return Key(payload)
         raise BrokenStreamError(f"a {kind.name} frame where a table should begin")
 
     async def rows(self, ended: list[Count]) -> AsyncIterator[bytes]:

@@ -15,6 +15,7 @@ import msgspec
 from cell.transfer import frames, progress
 from cell.transfer.catalogue import TenantTable
 from cell.transfer.frames import BrokenStreamError, Count, Kind, TableHeader
+from cell.vault import Vault
 from contracts.transfer import Checksum, Imported, Keys, Stream
 
 QUEUED_PIECES: Final = 8
@@ -41,14 +42,18 @@ _PINNED: Final = (
 
 
 async def export(
-    connection: Any, tables: Sequence[TenantTable], tenant: int, start: Stream | None = None
+    connection: Any,
+    tables: Sequence[TenantTable],
+    tenant: int,
+    start: Stream | None = None,
+    key: bytes | None = None,
 ) -> AsyncGenerator[bytes]:
     """The row stream of what the connection's transaction sees. Back-pressure: a few pieces wait for the reader.
 
-    ``start``: the stream of changes that continues it.
+    ``start``: the stream of changes that continues it. ``key``: the tenant's, unwrapped, where it has one.
     """
     queue: asyncio.Queue[bytes | None] = asyncio.Queue(QUEUED_PIECES)
-    producer = asyncio.get_running_loop().create_task(_produce(connection, tables, tenant, start, queue))
+    producer = asyncio.get_running_loop().create_task(_produce(connection, tables, tenant, _before(start, key), queue))
     try:
         while (piece := await queue.get()) is not None:
             yield piece
@@ -71,11 +76,21 @@ async def continued(first: bytes, rest: AsyncIterator[bytes]) -> AsyncIterator[b
             await close()
 
 
+def _before(start: Stream | None, key: bytes | None) -> list[bytes]:
+    """What comes before the tables."""
+    pieces = [frames.MAGIC]
+    if start is not None:
+        pieces.append(frames.frame(Kind.STREAM, msgspec.json.encode(start)))
+    if key is not None:
+        pieces.append(frames.frame(Kind.KEY, key))
+    return pieces
+
+
 async def _produce(
     connection: Any,
     tables: Sequence[TenantTable],
     tenant: int,
-    start: Stream | None,
+    before: Sequence[bytes],
     queue: "asyncio.Queue[bytes | None]",
 ) -> None:
     rows = size = 0
@@ -87,9 +102,8 @@ async def _produce(
             await queue.put(piece)
 
     try:
-        await queue.put(frames.MAGIC)
-        if start is not None:
-            await queue.put(frames.frame(Kind.STREAM, msgspec.json.encode(start)))
+        for piece in before:
+            await queue.put(piece)
         for table in tables:
             header = TableHeader(table.schema, table.name, table.columns)
             await queue.put(frames.frame(Kind.TABLE, msgspec.json.encode(header)))
@@ -108,9 +122,10 @@ async def _produce(
 
 
 async def import_(
-    connection: Any, tables: Sequence[TenantTable], tenant: int, pieces: AsyncIterator[bytes]
+    connection: Any, tables: Sequence[TenantTable], tenant: int, pieces: AsyncIterator[bytes], vault: Vault
 ) -> Imported:
-    """Write a whole row stream, or raise `BrokenStreamError`. Commits nothing itself.
+    """Write a whole row stream, or raise `BrokenStreamError`. Commits nothing itself. The tenant's key goes to the
+    ``vault``.
 
     As replication writes: without triggers, so foreign keys are not looked up row by row. They hold at the source.
     """
@@ -122,6 +137,9 @@ async def import_(
     while not isinstance(header := await reader.table(), Count):
         if isinstance(header, Stream):
             await progress.begin(connection, tenant, header)
+            continue
+        if isinstance(header, frames.Key):
+            await vault.adopt(connection, tenant, header.key)
             continue
         if not expected or (expected[0].schema, expected[0].name) != (header.schema, header.name):
             raise BrokenStreamError(f"the table {header.schema}.{header.name} is not the one that comes next here")
@@ -157,10 +175,11 @@ async def _copy_in(connection: Any, table: TenantTable, tenant: int, reader: fra
 
 
 async def drop(connection: Any, tables: Sequence[TenantTable], tenant: int) -> None:
-    """Delete all rows of the tenant, children first, its wake-ups, and how far streams had filled it."""
+    """Delete all rows of the tenant, children first, its key, its wake-ups, and how far streams had filled it."""
     await connection.execute(_AS_REPLICA_IF_ALLOWED)
     for table in reversed(tables):
         await connection.execute(f"DELETE FROM {table.quoted} WHERE tenant_id = $1", tenant)  # noqa: S608
+    await connection.execute("DELETE FROM cellwall.tenant_keys WHERE tenant_id = $1", tenant)
     await connection.execute("DELETE FROM cellwall.work WHERE tenant_id = $1", tenant)
     await progress.forget_tenant(connection, tenant)
 

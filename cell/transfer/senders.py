@@ -19,6 +19,7 @@ from cell.transfer import fence as fences
 from cell.transfer.locks import LockBusyError, Patience
 from cell.transfer.reader import Login, Reading, Slot, StreamError, Transaction, make_slot
 from cell.transfer.wal import MARKER_PREFIX, Tag, relation_id
+from cell.vault import Vault, VaultError
 from contracts import ids, problems, transfer
 from contracts.names import Field
 from contracts.problems import ProblemError
@@ -100,11 +101,13 @@ class Senders:
         pools: Mapping[str, Pool],
         shard_of: Callable[[int], str],
         login: Callable[[str], Login],
+        vault: Vault,
         clock: Callable[[], float],
     ) -> None:
         self._pools = pools
         self._shard_of = shard_of
         self._login = login
+        self._vault = vault
         self._clock = clock
         self._senders: defaultdict[str, _Sender] = defaultdict(_Sender)
         self._marking = {shard: asyncio.Semaphore(MARKERS_AT_ONCE) for shard in pools}
@@ -193,11 +196,19 @@ class Senders:
         pool = self._pool(tenant)
         async with pool.acquire() as connection:
             await fences.beside(connection, tenant, fence, "snapshot")
-        pieces = self._snapshot(pool, tenant, stream, slot)
+            try:
+                # One that is made from here on would be missing at the target, and so would be what it seals.
+                await self._vault.ensure(connection, tenant)
+                key = await self._vault.unwrapped(connection, tenant)
+            except VaultError as e:
+                raise ProblemError(problems.CONFLICT, str(e)) from e
+        pieces = self._snapshot(pool, tenant, stream, slot, key)
         first = await anext(pieces)
         return rows.continued(first, pieces)
 
-    async def _snapshot(self, pool: Pool, tenant: int, stream: str, slot: Slot) -> AsyncIterator[bytes]:
+    async def _snapshot(
+        self, pool: Pool, tenant: int, stream: str, slot: Slot, key: bytes | None
+    ) -> AsyncIterator[bytes]:
         async with pool.acquire() as connection, connection.transaction(isolation="repeatable_read", readonly=True):
             try:
                 # The name is the server's own: digits and hyphens.
@@ -207,7 +218,7 @@ class Senders:
             await connection.execute("SET LOCAL transaction_timeout = 0")
             tables = await catalogue.tenant_tables(connection)
             start = Stream(stream, slot.position)
-            async with contextlib.aclosing(rows.export(connection, tables, tenant, start)) as pieces:
+            async with contextlib.aclosing(rows.export(connection, tables, tenant, start, key)) as pieces:
                 async for piece in pieces:
                     yield piece
 

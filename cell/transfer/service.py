@@ -17,6 +17,7 @@ from cell.transfer.frames import BrokenStreamError
 from cell.transfer.locks import LockBusyError, Patience
 from cell.transfer.rules import Command, FenceRow
 from cell.transfer.shedding import Shedder
+from cell.vault import Vault, VaultError
 from contracts import ids, problems
 from contracts.names import Field
 from contracts.problems import ProblemError
@@ -68,6 +69,7 @@ class Transfer:
         gate: Gate,
         create_owner: CreateOwner,
         clock: Callable[[], float],
+        vault: Vault,
         kinds: Sequence[str] = (WORK_KIND,),
     ) -> None:
         """``kinds`` of work are woken for a tenant that becomes active here: claims of its old home count no more."""
@@ -79,6 +81,7 @@ class Transfer:
         self._create_owner = create_owner
         self._clock = clock
         self.shedder = Shedder(pools, clock)  # its loop is the process's to run
+        self._vault = vault
         self._kinds = list(kinds)
 
     # -- reading ------------------------------------------------------------------------------------------------
@@ -147,7 +150,7 @@ class Transfer:
             tables = await catalogue.tenant_tables(effect.connection)
             await rows.drop(effect.connection, tables, tenant)
             try:
-                imported = await rows.import_(effect.connection, tables, tenant, pieces)
+                imported = await rows.import_(effect.connection, tables, tenant, pieces, self._vault)
             except BrokenStreamError as e:
                 raise ProblemError(problems.INVALID, str(e)) from e
             await effect.settle("importing", msgspec.to_builtins(imported))
@@ -222,7 +225,12 @@ class Transfer:
     async def _export(self, tenant: int, fence: Fence) -> AsyncIterator[bytes]:
         async with self._view(tenant, fence, "export") as connection:
             tables = await catalogue.tenant_tables(connection)
-            async with aclosing(rows.export(connection, tables, tenant)) as pieces:  # before the transaction ends
+            try:
+                key = await self._vault.unwrapped(connection, tenant)
+            except VaultError as e:
+                raise ProblemError(problems.CONFLICT, str(e)) from e
+            exported = rows.export(connection, tables, tenant, key=key)
+            async with aclosing(exported) as pieces:  # before the transaction ends
                 async for piece in pieces:
                     yield piece
 

@@ -11,6 +11,7 @@ from cell.transfer import fence as fences
 from cell.transfer.reader import Login
 from cell.transfer.receivers import Receivers
 from cell.transfer.senders import Senders, check_stream
+from cell.vault import Vault
 from contracts import problems
 from contracts.problems import ProblemError
 from contracts.transfer import BlobInfo, Fence, Preflight, StreamStatus
@@ -28,9 +29,10 @@ class Streams:
         shard_of: Callable[[int], str],
         login: Callable[[str], Login],
         blobs: Blobs,
+        vault: Vault,
         clock: Callable[[], float],
     ) -> None:
-        self.senders = Senders(pools, shard_of, login, clock)
+        self.senders = Senders(pools, shard_of, login, vault, clock)
         self.receivers = Receivers(pools, shard_of, clock)
         self._pools = pools
         self._shard_of = shard_of

@@ -10,12 +10,11 @@ from dataclasses import dataclass
 from typing import Any, Final
 
 import asyncpg
-import httpx
 from litestar import Litestar, Router
 from prometheus_client import CollectorRegistry
 
 from cell import answers, servers
-from cell.agent import TIMEOUT_S, Agent, package_version
+from cell.agent import Agent, control_plane_at, package_version
 from cell.app import metrics_page
 from cell.fairness.levels import Operations
 from cell.fairness.wall import Config, Wall
@@ -30,6 +29,7 @@ from cell.shards.directory import Shard, ShardMap
 from cell.shards.session import Pool, Shards
 from cell.transfer import api as transfer_api
 from cell.transfer.api import token_guard
+from cell.vault import Vault
 from cell.zero import database, door, settings
 from cell.zero.ambassador import Ambassador
 from cell.zero.api import router as zero_router
@@ -107,6 +107,7 @@ async def composed(configured: AmbassadorSettings) -> AsyncIterator[Zero]:
             pool=pool,
             door=gate,
             counting=CONSUMERS,
+            vault=Vault(keys.cell_key(configured.secrets_key.get_secret_value())),
             clock=clock,
         )
         routers = (
@@ -197,10 +198,8 @@ async def _agent(
         schema=migrate.head(migrate.SHARD),
         version=package_version(),
     )
-    headers = {"authorization": f"Bearer {configured.agent_token.get_secret_value()}"}
-    http = await stack.enter_async_context(
-        httpx.AsyncClient(base_url=configured.control_plane_url, headers=headers, timeout=TIMEOUT_S, trust_env=False)
-    )
+    token = configured.agent_token.get_secret_value()
+    http = await stack.enter_async_context(control_plane_at(configured.control_plane_url, token))
     return Agent(http, cell=configured.name, registration=registration, shards=shards, health=health, gate=gate)
 
 
@@ -224,20 +223,6 @@ async def _serve(configured: AmbassadorSettings, data: Any, inner: Any) -> int:
         await door.check_rights(connection)
     finally:
         await connection.close()
-    async with composed(configured) as zero, running(*zero.tasks):
+    async with composed(configured) as zero, servers.running(*zero.tasks):
         await servers.serve([Listener(zero.ingress, data), Listener(zero.inside, inner)], zero.health.drain)
     return 0
-
-
-@contextlib.asynccontextmanager
-async def running(*work: Coroutine[Any, Any, None]) -> AsyncIterator[None]:
-    """Work beside the servers, cancelled at the end and then awaited."""
-    tasks = [asyncio.get_running_loop().create_task(each) for each in work]
-    try:
-        yield
-    finally:
-        for task in tasks:
-            task.cancel()
-        for result in await asyncio.gather(*tasks, return_exceptions=True):
-            if isinstance(result, Exception):
-                raise result

@@ -59,6 +59,7 @@ class AmbassadorSettings(DatabaseSettings):
     listen: Address  # envelope only: routers
     internal_listen: Address  # the control plane's
     envelope_key: Key
+    secrets_key: Key  # wraps the keys of tenants that came back with secrets; lost, so are these
     transfer_token: Token  # opens everything but health on the internal listener
     monolith: Url
     # No request of the monolith takes longer. Its server has to see to that; the ambassador relies on it for freezing.

@@ -27,6 +27,7 @@ from cell.transfer import catalogue, rows, rules
 from cell.transfer import fence as fences
 from cell.transfer.frames import BrokenStreamError
 from cell.transfer.service import Transfer
+from cell.vault import Vault
 from cell.zero import database, quarantine, shop, staging
 from cell.zero.door import Door
 from cell.zero.translation.backward import backward, missing
@@ -79,6 +80,7 @@ class ZeroTransfer(Transfer):
         pool: Pool,
         door: Door,
         counting: Sequence[Consumer],
+        vault: Vault,
         clock: Callable[[], float],
     ) -> None:
         super().__init__(
@@ -89,6 +91,7 @@ class ZeroTransfer(Transfer):
             gate=door,
             create_owner=_no_owner,
             clock=clock,
+            vault=vault,
         )
         self._shop = pool
         self._door = door
@@ -173,7 +176,7 @@ class ZeroTransfer(Transfer):
             tables = await catalogue.tenant_tables(connection)
             await rows.drop(connection, tables, tenant)
             try:
-                imported = await rows.import_(connection, tables, tenant, pieces)
+                imported = await rows.import_(connection, tables, tenant, pieces, self._vault)
             except BrokenStreamError as e:
                 raise ProblemError(problems.INVALID, str(e)) from e
             await self._apply(connection, tenant)

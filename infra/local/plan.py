@@ -188,6 +188,7 @@ class Plan:
             "REDIS_URL": self.redis_url(cell),
             "BLOBS": self.blobs(cell.name).as_uri(),
             "ENVELOPE_KEY": state.envelope_key(cell.name),
+            "SECRETS_KEY": state.secrets_key(cell.name),
             "TRANSFER_TOKEN": state.transfer_token(cell.name),
             "AGENT_TOKEN": state.agent_token(cell.name),
             "CONTROL_PLANE_URL": self.url(CONTROL_PLANE),

@@ -77,6 +77,10 @@ class State(msgspec.Struct):
         """What the cell shows to the control plane."""
         return bearer(parse_root(self.fleet_root), Purpose.AGENT, cell)
 
+    def secrets_key(self, cell: str) -> str:
+        """What the cell wraps its tenants' keys with: derived from nothing, made on first use."""
+        return self.passwords.setdefault(f"{cell}.secrets", text_of(secrets.token_bytes(KEY_BYTES)))
+
     def gateway_token(self) -> str:
         """What opens the sandbox gateway, made on first use."""
         return self.passwords.setdefault("gateway", secrets.token_urlsafe(32))

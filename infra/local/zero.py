@@ -72,6 +72,7 @@ def ambassador(plan: "Plan", zero: ZeroSpec, name: str, command: str) -> Command
         "LISTEN": plan.at(zero.ambassador),
         "INTERNAL_LISTEN": plan.at(f"{zero.ambassador}.internal"),
         "ENVELOPE_KEY": state.envelope_key(ZERO),
+        "SECRETS_KEY": state.secrets_key(ZERO),
         "TRANSFER_TOKEN": state.transfer_token(ZERO),
         "AGENT_TOKEN": state.agent_token(ZERO),
         "CONTROL_PLANE_URL": plan.url(CONTROL_PLANE),

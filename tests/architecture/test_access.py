@@ -55,15 +55,15 @@ def _services() -> Services:
 
 
 def cell_data(_: Path) -> Litestar:
-    return cell_app.product(NOTHING, _health(), NOTHING)
+    return cell_app.product(NOTHING, _health(), NOTHING, vault=NOTHING)
 
 
 def cell_with_old_urls(_: Path) -> Litestar:
-    return cell_app.product(NOTHING, _health(), NOTHING, cell_app.routers_of(OldUrls.SERVE))
+    return cell_app.product(NOTHING, _health(), NOTHING, cell_app.routers_of(OldUrls.SERVE), vault=NOTHING)
 
 
 def cell_that_redirects(_: Path) -> Litestar:
-    return cell_app.product(NOTHING, _health(), NOTHING, cell_app.routers_of(OldUrls.REDIRECT))
+    return cell_app.product(NOTHING, _health(), NOTHING, cell_app.routers_of(OldUrls.REDIRECT), vault=NOTHING)
 
 
 def cell_zero_internal(_: Path) -> Litestar:

@@ -17,6 +17,7 @@ from cell.modules.accounts.public import authenticated
 from cell.modules.webhooks import service
 from cell.modules.webhooks.guard import check_url
 from cell.shards.session import TenantSession
+from cell.vault import Vault
 
 
 class EndpointAdd(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -82,7 +83,10 @@ _add: Final = wire.Reader(EndpointAdd)
 
 @post("/webhooks", opt={"access": Role.ADMIN})
 async def add_endpoint(
-    body: RawBody, caller: NamedDependency[Caller], webhooks_private: NamedDependency[bool]
+    body: RawBody,
+    caller: NamedDependency[Caller],
+    vault: NamedDependency[Vault],
+    webhooks_private: NamedDependency[bool],
 ) -> EndpointMade:
     """Have a server told. The secret is shown once."""
     asked = _add(body)
@@ -91,8 +95,8 @@ async def add_endpoint(
     except ValueError as e:
         raise wire.invalid("url", str(e)) from e
     async with caller.enter() as (session, who):
-        made = await service.add(session, who.user_id, asked.url, sorted(set(asked.events)))
-    return EndpointMade(made.endpoint_id, made.url, made.events, made.secret, made.created_at)
+        made, secret = await service.add(session, vault, who.user_id, asked.url, sorted(set(asked.events)))
+    return EndpointMade(made.endpoint_id, made.url, made.events, secret, made.created_at)
 
 
 @get("/webhooks", opt={"access": Role.ADMIN})

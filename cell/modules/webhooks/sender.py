@@ -23,6 +23,7 @@ from cell import errands
 from cell.modules.webhooks import guard, service
 from cell.modules.webhooks.service import QUEUE, SECRET_PREFIX, Endpoint
 from cell.shards.session import Shards, TenantSession
+from cell.vault import Vault
 from contracts.names import Field, Metric
 
 TIMEOUT_S: Final = 10.0
@@ -66,11 +67,14 @@ class Sender:
         self._resolve = resolve
         self._timeout_s = timeout_s
 
-    async def send(self, endpoint: Endpoint, event_id: str, body: bytes) -> int:
-        """The status of the answer, 200 to 299; `DeliveryError` for everything else. Redirects are not followed."""
+    async def send(self, endpoint: Endpoint, secret: str, event_id: str, body: bytes) -> int:
+        """The status of the answer, 200 to 299; `DeliveryError` for everything else. Redirects are not followed.
+
+        ``secret``, as the receiver has it, signs the body.
+        """
         try:
             async with asyncio.timeout(self._timeout_s):
-                status = await self._post(endpoint, f"{ID_PREFIX}{event_id}", body)
+                status = await self._post(endpoint, secret, f"{ID_PREFIX}{event_id}", body)
         except TimeoutError:
             raise DeliveryError(f"no answer within {self._timeout_s:g} s") from None
         except (httpx.HTTPError, httpx.InvalidURL, OSError, ValueError) as e:
@@ -79,7 +83,7 @@ class Sender:
             raise DeliveryError(f"the answer was {status}", status)
         return status
 
-    async def _post(self, endpoint: Endpoint, message_id: str, body: bytes) -> int:
+    async def _post(self, endpoint: Endpoint, secret: str, message_id: str, body: bytes) -> int:
         guard.check_url(endpoint.url, private=self._private)  # the setting may be another since it was added
         url = httpx.URL(endpoint.url)
         port = url.port or (443 if url.scheme == "https" else 80)
@@ -93,7 +97,7 @@ class Sender:
             "user-agent": "cellwall-webhooks",
             "webhook-id": message_id,
             "webhook-timestamp": at,
-            "webhook-signature": signature(endpoint.secret, message_id, at, body),
+            "webhook-signature": signature(secret, message_id, at, body),
         }
         to = url.copy_with(host=address)
         extensions = {"sni_hostname": url.host}  # what the certificate must be of
@@ -122,11 +126,13 @@ class Courier:
         self,
         shards: Shards,
         sender: Sender,
+        vault: Vault,
         registry: CollectorRegistry,
         chance: Callable[[], float] = random.random,
     ) -> None:
         self._shards = shards
         self._sender = sender
+        self._vault = vault
         self._chance = chance
         self._sent = Counter(Metric.WEBHOOKS_SENT, "Tries to deliver webhooks", ["outcome"], registry=registry)
 
@@ -134,12 +140,13 @@ class Courier:
         """One try."""
         delivery_id, attempt, failures = row["delivery_id"], row["attempt"], row["failures"]
 
-        async def read(session: TenantSession) -> Endpoint:
-            return await service.get(session, row["endpoint_id"])
+        async def read(session: TenantSession) -> tuple[Endpoint, str]:
+            endpoint = await service.get(session, row["endpoint_id"])
+            return endpoint, await service.secret_of(session, self._vault, row["endpoint_id"])
 
-        endpoint = await self._record(tenant, read)
+        endpoint, secret = await self._record(tenant, read)
         try:
-            answer = await self._sender.send(endpoint, str(row["event_id"]), row["body"])
+            answer = await self._sender.send(endpoint, secret, str(row["event_id"]), row["body"])
         except DeliveryError as e:
             reason, status, chance = str(e), e.answer, self._chance()
 
@@ -162,6 +169,6 @@ class Courier:
         return await errands.record(self._shards, tenant, QUEUE.kind, write)
 
 
-def job(shards: Shards, sender: Sender, home: str, registry: CollectorRegistry) -> errands.Errands:
+def job(shards: Shards, sender: Sender, vault: Vault, home: str, registry: CollectorRegistry) -> errands.Errands:
     """What the worker does for every tenant whose webhooks wait; ``home`` is this cell."""
-    return errands.Errands(shards, QUEUE, home, Courier(shards, sender, registry).step)
+    return errands.Errands(shards, QUEUE, home, Courier(shards, sender, vault, registry).step)

@@ -1,4 +1,7 @@
-"""The rules of the webhooks: who is told of what, one delivery an event and endpoint, and when one is given up."""
+"""The rules of the webhooks: who is told of what, one delivery an event and endpoint, and when one is given up.
+
+What deliveries are signed with is sealed (`cell.vault`), and opened only to be shown once and to sign.
+"""
 
 import base64
 import secrets
@@ -22,6 +25,7 @@ from cell.ids import uuid7
 from cell.modules.webhooks.tables import deliveries, endpoints
 from cell.shards.session import TenantSession
 from cell.shards.sql import prepare
+from cell.vault import Vault
 from contracts import problems
 
 WORK_KIND: Final = "webhooks"
@@ -47,12 +51,11 @@ class State(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Endpoint:
-    """Who is told. ``secret`` is as the receiver is shown it, once."""
+    """Who is told."""
 
     endpoint_id: UUID
     url: str
     events: tuple[str, ...]
-    secret: str
     created_at: datetime
 
 
@@ -81,7 +84,7 @@ class _Told(msgspec.Struct):
 
 _TENANT = sa.bindparam("tenant_id", type_=sa.BigInteger)
 _ENDPOINT = sa.bindparam("endpoint_id", type_=sa.Uuid)
-_shown = [c for c in endpoints.c if c.name not in ("tenant_id", "created_by")]
+_shown = [endpoints.c[f] for f in Endpoint.__dataclass_fields__]
 _logged = [deliveries.c[f] for f in Delivery.__dataclass_fields__]
 _mine = endpoints.c.tenant_id == _TENANT
 _this = sa.and_(_mine, endpoints.c.endpoint_id == _ENDPOINT)
@@ -97,6 +100,11 @@ _ADD = prepare(
     .returning(*_shown)
 )
 _GET = prepare(sa.select(*_shown).where(_this))
+_SECRET = prepare(sa.select(endpoints.c.secret).where(_this))
+# Those of before the vault, sealed by the sweep: nothing is added to their bytes.
+_is_bare = sa.and_(_mine, func.octet_length(endpoints.c.secret) == SECRET_BYTES)
+_BARE = prepare(sa.select(endpoints.c.endpoint_id, endpoints.c.secret).where(_is_bare).with_for_update())
+_SEAL = prepare(sa.update(endpoints).where(_this).values(secret=sa.bindparam("sealed", type_=sa.LargeBinary)))
 _LIST = prepare(
     sa.select(*_shown)
     .where(_mine, sa.or_(_after.is_(None), endpoints.c.endpoint_id > _after))
@@ -153,21 +161,37 @@ _LOOK = prepare(
     sa.select(
         QUEUE.waiting.label("waiting"),
         sa.select(sa.literal_column("1")).select_from(deliveries).where(_over).exists().label("over"),
+        sa.select(sa.literal_column("1")).select_from(endpoints).where(_is_bare).exists().label("bare"),
     )
 )
 
 
-async def add(session: TenantSession, user_id: UUID, url: str, events: Sequence[str]) -> Endpoint:
-    """A new endpoint with a new secret; 409 where there are `ENDPOINTS_MAX`."""
+async def add(
+    session: TenantSession, vault: Vault, user_id: UUID, url: str, events: Sequence[str]
+) -> tuple[Endpoint, str]:
+    """A new endpoint and its new secret, as the receiver is shown it, once; 409 where there are `ENDPOINTS_MAX`."""
     if await session.fetchval(_COUNT) >= ENDPOINTS_MAX:
         raise problems.ProblemError(problems.CONFLICT, f"There are {ENDPOINTS_MAX} webhooks already; delete one.")
-    values = {"url": url, "events": list(events), "secret": secrets.token_bytes(SECRET_BYTES), "created_by": user_id}
-    return _endpoint_of(await session.fetchrow(_ADD, endpoint_id=uuid7(), **values))
+    endpoint_id, secret = uuid7(), secrets.token_bytes(SECRET_BYTES)
+    sealed = (await vault.key(session)).seal(_place(endpoint_id), secret)
+    values = {"url": url, "events": list(events), "secret": sealed, "created_by": user_id}
+    return _endpoint_of(await session.fetchrow(_ADD, endpoint_id=endpoint_id, **values)), _text(secret)
 
 
 async def get(session: TenantSession, endpoint_id: UUID) -> Endpoint:
     """One endpoint, or 404."""
     return _endpoint_of(await session.fetchrow(_GET, endpoint_id=endpoint_id))
+
+
+async def secret_of(session: TenantSession, vault: Vault, endpoint_id: UUID) -> str:
+    """What deliveries to the endpoint are signed with, or 404; `VaultError` where it cannot be opened."""
+    row = await session.fetchrow(_SECRET, endpoint_id=endpoint_id)
+    if row is None:
+        raise _missing()
+    secret: bytes = row["secret"]
+    if len(secret) != SECRET_BYTES:
+        secret = (await vault.key(session)).open(_place(endpoint_id), secret)
+    return _text(secret)
 
 
 async def page(session: TenantSession, after: UUID | None, limit: int) -> list[Endpoint]:
@@ -235,21 +259,37 @@ async def failed(
     return True
 
 
-async def look_after(session: TenantSession, home: str) -> int:
-    """Wake the workers of deliveries that nobody sends, and forget those that ended longer ago than `RETENTION`; how
-    many those were. Most tenants have no deliveries, and are asked one question."""
+async def look_after(session: TenantSession, vault: Vault, home: str) -> int:
+    """Wake the workers of deliveries that nobody sends, seal what is bare, and forget deliveries that ended longer ago
+    than `RETENTION`; how many those were. Most tenants have none, and are asked one question."""
     row = await session.fetchrow(_LOOK, home=home, retention=RETENTION)
     assert row is not None, "a SELECT without FROM has one row"
     if row["waiting"]:
         await QUEUE.wake(session)
+    if row["bare"]:
+        await _seal(session, vault)
     return await session.execute(_PRUNE, retention=RETENTION) if row["over"] else 0
+
+
+async def _seal(session: TenantSession, vault: Vault) -> None:
+    key = await vault.key(session)
+    for row in await session.fetch(_BARE):
+        endpoint_id = row["endpoint_id"]
+        await session.execute(_SEAL, endpoint_id=endpoint_id, sealed=key.seal(_place(endpoint_id), row["secret"]))
+
+
+def _place(endpoint_id: UUID) -> str:
+    return f"webhook_endpoints.secret/{endpoint_id}"
+
+
+def _text(secret: bytes) -> str:
+    return SECRET_PREFIX + base64.b64encode(secret).decode()
 
 
 def _endpoint_of(row: "asyncpg.Record | None") -> Endpoint:
     if row is None:
         raise _missing()
-    secret = SECRET_PREFIX + base64.b64encode(row["secret"]).decode()
-    return Endpoint(row["endpoint_id"], row["url"], tuple(row["events"]), secret, row["created_at"])
+    return Endpoint(row["endpoint_id"], row["url"], tuple(row["events"]), row["created_at"])
 
 
 def _missing() -> problems.ProblemError:

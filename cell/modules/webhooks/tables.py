@@ -8,7 +8,7 @@ from sqlalchemy.dialects.postgresql import ARRAY
 from cell import errands
 from cell.shards.tables import now_column, tenant_table
 
-# ``secret`` is what deliveries are signed with: it is the tenant's own and travels with it, as a row.
+# ``secret`` is what deliveries are signed with, sealed with the tenant's key (`cell.vault`): both travel with it.
 endpoints: Final = tenant_table(
     "webhook_endpoints",
     sa.Column("endpoint_id", sa.Uuid, primary_key=True),

@@ -31,11 +31,13 @@ from cell.shards import pools
 from cell.shards.context import TenantContext
 from cell.shards.pools import Databases
 from cell.transfer.service import Transfer
-from contracts import envelope, ids
+from cell.vault import Vault
+from contracts import envelope, ids, keys
 from contracts.transfer import Fence, Provision
 
 CELL = "cell-1"
 EPOCH = 1
+SECRETS_KEY = keys.text_of(b"s" * 32)
 QUICK = Pace(poll_s=0.02, sweep_s=0.2, sweep_gap_s=0.0)
 PASSWORD = "correct horse battery staple"
 
@@ -68,6 +70,7 @@ class CellDatabases:
             "transfer_token": "t" * 43,
             "pool_size": 4,
             "worker_listen": "127.0.0.1:1",
+            "secrets_key": SECRETS_KEY,
         }
         return WorkerSettings(**values | more)
 
@@ -224,7 +227,7 @@ async def opened(cell: CellDatabases, routers: Sequence[Router] = app.PRODUCT) -
         pools.opened(cell.directory_dsn, cell.passwords.app, 6, "test-api", meter.spent) as databases,
         pools.transfer_pools(databases.shard_map.shards, cell.passwords.transfer, 3, "test-transfer") as transfers,
     ):
-        gate = Gate(clock)
+        gate, vault = Gate(clock), Vault(keys.cell_key(SECRETS_KEY))
         health = Health(databases, (migrate.head(migrate.DIRECTORY), migrate.head(migrate.SHARD)), clock)
         schema, shard_of = migrate.head(migrate.SHARD), databases.shard_map.shard_of
         transfer = Transfer(
@@ -235,12 +238,15 @@ async def opened(cell: CellDatabases, routers: Sequence[Router] = app.PRODUCT) -
             gate=gate,
             create_owner=create_owner,
             clock=clock,
+            vault=vault,
             kinds=app.KINDS,
         )
         key = secrets.token_bytes(32)
         metrics = CellMetrics(CELL, lambda: gate.in_flight)
         files = blobs.opened(cell.blobs_url)
-        product = app.product(databases.shards, health, files, routers, takes_payments=True, webhooks_private=True)
+        product = app.product(
+            databases.shards, health, files, routers, vault=vault, takes_payments=True, webhooks_private=True
+        )
         wall = wall_of(product, shard_of, metrics)
         ingress = Ingress(
             product, cell=CELL, envelope_key=key, gate=gate, metrics=metrics, meter=meter, wall=wall, clock=clock

@@ -1,6 +1,7 @@
 """Webhooks: told of every order that ended, signed, until they are taken; and each event under one id."""
 
 import asyncio
+import base64
 from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
@@ -76,6 +77,34 @@ async def test_every_end_of_an_order_is_told_once_signed_and_on_the_record(
     assert [each["times"] for each in found] == [1, 1, 1]
     assert {each["answer"] for each in await deliveries(merchant, endpoint)} == {204}
     assert len(await deliveries(merchant, only)) == 1
+
+
+async def test_the_database_tells_what_deliveries_are_signed_with(merchant: Merchant, gateway: Sandbox) -> None:
+    made = await merchant.owner.post("/v1/webhooks", json={"url": f"{gateway.url}/sinks/shop"})
+    secret = base64.b64decode(made.json()["secret"].removeprefix(service.SECRET_PREFIX))
+    rows = await merchant.rows("SELECT e::text AS line, secret FROM product.webhook_endpoints e WHERE tenant_id = $1")
+    rows += await merchant.rows("SELECT k::text AS line, wrapped FROM cellwall.tenant_keys k WHERE tenant_id = $1")
+    assert len(rows) == 2
+    assert len(secret) == service.SECRET_BYTES
+    assert not [row for row in rows if secret in row[1] or secret.hex() in row["line"]]
+
+
+async def test_a_secret_of_before_the_vault_is_lost_or_stays_bare(merchant: Merchant, gateway: Sandbox) -> None:
+    await listen(merchant, gateway)
+    bare, text = b"b" * service.SECRET_BYTES, service.SECRET_PREFIX + base64.b64encode(b"b" * 32).decode()
+    await merchant.rows("UPDATE product.webhook_endpoints SET secret = $2 WHERE tenant_id = $1", bare)
+    await gateway.http.put("/v1/sinks/shop", json={"secret": text})
+    async with merchant.world.worker(**settings(gateway)):
+        await pay(merchant)
+        await came(gateway, 1)
+
+        async def sealed() -> bool:
+            (row,) = await merchant.rows("SELECT secret FROM product.webhook_endpoints WHERE tenant_id = $1")
+            return bare not in row["secret"]
+
+        await until(sealed)
+        await pay(merchant)
+        await came(gateway, 2)
 
 
 @pytest.mark.invariant(1)

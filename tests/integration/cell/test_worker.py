@@ -14,7 +14,7 @@ from redis.asyncio import Redis
 
 from cell.events.stream import connect
 from infra.local.ports import free_ports
-from tests.integration.cell.cell_world import CELL, CellDatabases, Merchant, World
+from tests.integration.cell.cell_world import CELL, SECRETS_KEY, CellDatabases, Merchant, World
 
 TOKEN = "w" * 43
 PYTHON = (sys.executable, "-m", "cell")
@@ -28,6 +28,7 @@ def environment(cell: CellDatabases, port: int) -> dict[str, str]:
         "APP_PASSWORD": cell.passwords.app,
         "REDIS_URL": cell.redis_url,
         "BLOBS": cell.blobs_url,
+        "SECRETS_KEY": SECRETS_KEY,
         "TRANSFER_TOKEN": TOKEN,
         "WORKER_LISTEN": f"127.0.0.1:{port}",
     }

@@ -16,6 +16,7 @@ SETTINGS = {
     "REDIS_URL": "redis://127.0.0.1:6379/0",
     "TRANSFER_TOKEN": "hidden" * 8,
     "ENVELOPE_KEY": keys.text_of(b"k" * 32),
+    "SECRETS_KEY": keys.text_of(b"s" * 32),
     "LISTEN": "127.0.0.1:8001",
     "INTERNAL_LISTEN": "127.0.0.1:8002",
     "WORKER_LISTEN": "127.0.0.1:8003",

@@ -96,7 +96,7 @@ def test_a_laptop_may_send_to_itself_when_it_is_told_so() -> None:
 
 
 def endpoint(url: str) -> Endpoint:
-    return Endpoint(UUID(int=1), url, ("order.confirmed",), SECRET, datetime(2026, 1, 1, tzinfo=UTC))
+    return Endpoint(UUID(int=1), url, ("order.confirmed",), datetime(2026, 1, 1, tzinfo=UTC))
 
 
 def send(
@@ -117,7 +117,7 @@ def send(
     async def run() -> int:
         async with httpx.AsyncClient(transport=httpx.MockTransport(handler)) as http:
             sender = Sender(http, private=private, wall_clock=lambda: 1_700_000_000.7, resolve=resolve)
-            return await sender.send(endpoint(url), "event-1", b'{"a":1}')
+            return await sender.send(endpoint(url), SECRET, "event-1", b'{"a":1}')
 
     return asyncio.run(run()), seen
 

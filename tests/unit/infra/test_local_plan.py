@@ -40,6 +40,15 @@ def test_a_cell_gets_its_derived_keys_and_no_root(plan: Plan) -> None:
         assert state.fleet_root not in env.values()
 
 
+def test_a_cell_wraps_its_tenants_keys_with_a_key_that_derives_from_no_root_and_that_no_other_has(plan: Plan) -> None:
+    name = "CELLWALL_CELL_SECRETS_KEY"
+    one, other = environment(plan, "cell-1-api")[name], environment(plan, "cell-2-api")[name]
+    assert environment(plan, "cell-1-worker")[name] == one != other
+    roots = (parse_root(plan.state.envelope_root), parse_root(plan.state.fleet_root))
+    derived = {text_of(derive(root, purpose, "cell-1")) for root in roots for purpose in Purpose}
+    assert one not in derived
+
+
 def test_serving_processes_of_a_cell_get_no_owners_and_no_superusers_password(plan: Plan) -> None:
     cell = plan.cell("cell-1")
     migrate = dict(plan.cell_command(cell, "cell-1-migrate", "migrate").env or {})

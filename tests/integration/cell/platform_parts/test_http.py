@@ -127,7 +127,7 @@ async def listening(cell: Cell) -> AsyncIterator[Listening]:
     health = Health(cell.databases, ("", ""), clock)
     metrics = CellMetrics(cell.name, lambda: cell.gate.in_flight)
     router = Router(path="/", route_handlers=[quick, write, slow, two, liar], guards=[access.guard])
-    product = app.product(cell.shards, health, Blobs(MemoryStore()), [router])
+    product = app.product(cell.shards, health, Blobs(MemoryStore()), [router], vault=cell.vault)
     wall = wall_of(product, cell.databases.shard_map.shard_of, metrics)
     parts = {"gate": cell.gate, "metrics": metrics, "meter": Meter("test"), "wall": wall}
     outer = Ingress(product, cell="cell-1", envelope_key=KEY, **parts, clock=clock)

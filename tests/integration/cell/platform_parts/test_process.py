@@ -28,6 +28,7 @@ def environment(cell_databases: Any, data: int, internal: int) -> dict[str, str]
         "BLOBS": (Path(tempfile.gettempdir()) / "blobs").as_uri(),
         "TRANSFER_TOKEN": TOKEN,
         "ENVELOPE_KEY": keys.text_of(b"k" * 32),
+        "SECRETS_KEY": keys.text_of(b"s" * 32),
         "LISTEN": f"127.0.0.1:{data}",
         "INTERNAL_LISTEN": f"127.0.0.1:{internal}",
     }

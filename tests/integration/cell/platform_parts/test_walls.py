@@ -158,6 +158,7 @@ async def walled(cell: Cell, config: Config = CONFIG, *, limit_s: float = LIMIT_
         Health(cell.databases, ("", ""), clock),
         Blobs(MemoryStore()),
         [Router(path="/", route_handlers=[held, body, long], guards=[access.guard])],
+        vault=cell.vault,
     )
     operations = app.operations(product, [Rule("GET", "/v1/heavy", Level.BATCH)])
     shard_of = cell.databases.shard_map.shard_of

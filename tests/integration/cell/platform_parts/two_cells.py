@@ -24,7 +24,8 @@ from cell.shards.pools import Databases
 from cell.shards.session import Shards, TenantSession
 from cell.shards.sql import prepare
 from cell.transfer.service import Transfer
-from contracts import ids
+from cell.vault import Vault
+from contracts import ids, keys
 from contracts.transfer import Activate, Fence, Freeze, Prepare, Provision
 
 FUNCTIONS = Path(migrate.__file__).parent / "functions"
@@ -57,6 +58,7 @@ class Cell:
     databases: Databases
     transfer: Transfer
     gate: Gate
+    vault: Vault
     seq: Iterator[int] = field(default_factory=lambda: itertools.count(1))
 
     @property
@@ -173,7 +175,7 @@ async def opened(name: str, admin_dsn: str, passwords: Passwords) -> AsyncIterat
     shard = Shard(name, parts.hostname or "", parts.port or 5432, migrate.SHARD)
     shard_map = ShardMap({name: shard}, (name,) * ids.BUCKETS, {})
     clock = asyncio.get_running_loop().time
-    gate = Gate(clock)
+    gate, vault = Gate(clock), Vault(keys.cell_key(keys.text_of(name.encode().ljust(32, b"."))))
     async with AsyncExitStack() as stack:
         pool = await stack.enter_async_context(pools.app_pool(shard, passwords.app, 8, "test"))
         transfers = await stack.enter_async_context(
@@ -187,10 +189,11 @@ async def opened(name: str, admin_dsn: str, passwords: Passwords) -> AsyncIterat
             gate=gate,
             create_owner=create_owner,
             clock=clock,
+            vault=vault,
             kinds=KINDS,
         )
         databases = Databases(shard_map, pool, Shards(shard_map, {name: pool}))
-        yield Cell(name, shard, passwords, databases, transfer, gate)
+        yield Cell(name, shard, passwords, databases, transfer, gate, vault)
 
 
 async def moved_in(source: Cell, target: Cell, tenant: int, epoch: int) -> None:

@@ -119,6 +119,7 @@ async def large(cell: Cell, folder: Path) -> AsyncIterator[Large]:
         shard_of=transfer._shard_of,
         login=lambda _: login,
         blobs=blobs.opened(folder.as_uri()),
+        vault=cell.vault,
         clock=transfer._clock,
     )
     try:

@@ -8,6 +8,7 @@ import pytest
 
 from cell.shards import errors
 from cell.transfer import reader
+from cell.vault import TenantKey
 from contracts import ids, problems
 from contracts.problems import ProblemError
 from contracts.transfer import (
@@ -595,3 +596,36 @@ async def test_more_than_fits_in_memory_would_be_read_ahead(cells: Cells, monkey
         if head.marker:
             break
     assert marked.checksum == await target.checksum(tenant)
+
+
+# -- secrets --------------------------------------------------------------------------------------------------------
+
+
+async def _key(cell: Large, tenant: int) -> bytes | None:
+    connection = await cell.cell.connect("cellwall_transfer")
+    try:
+        return await cell.cell.vault.unwrapped(connection, tenant)
+    finally:
+        await connection.close()
+
+
+async def test_a_secret_that_is_sealed_while_its_tenant_is_copied_could_not_be_opened_there(cells: Cells) -> None:
+    source, target = cells
+    tenant = await source.cell.tenant()
+    assert await _key(source, tenant) is None
+    await copied(source, target, tenant)
+    async with source.cell.shards.enter(context(tenant)) as session:
+        sealed = (await source.cell.vault.key(session)).seal("things.secret/1", b"the secret")
+    brought = await _key(target, tenant)
+    assert brought is not None
+    assert TenantKey(tenant, brought).open("things.secret/1", sealed) == b"the secret"
+
+
+async def test_the_wrapped_key_of_one_cell_would_be_streamed_to_the_other(cells: Cells) -> None:
+    source, target = cells
+    tenant = await source.cell.tenant()
+    await copied(source, target, tenant)
+    query = "SELECT tablename FROM pg_publication_tables WHERE pubname = $1"
+    tables = {row["tablename"] for row in await source.cell.fetch(query, named(tenant))}
+    assert "counters" in tables
+    assert "tenant_keys" not in tables

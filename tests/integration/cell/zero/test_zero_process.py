@@ -28,6 +28,7 @@ def environment(dsn: str, data: int, internal: int, **more: str) -> dict[str, st
         "LISTEN": f"127.0.0.1:{data}",
         "INTERNAL_LISTEN": f"127.0.0.1:{internal}",
         "ENVELOPE_KEY": keys.text_of(KEY),
+        "SECRETS_KEY": keys.text_of(b"s" * 32),
         "TRANSFER_TOKEN": TOKEN,
         "MONOLITH": "http://127.0.0.1:1",
         "LONGEST_REQUEST_S": "0.5",

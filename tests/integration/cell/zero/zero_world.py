@@ -77,6 +77,7 @@ def settings(shop: Shop, listen: str, internal: str, key: bytes, **more: Any) ->
         "listen": listen,
         "internal_listen": internal,
         "envelope_key": keys.text_of(key),
+        "secrets_key": keys.text_of(b"z" * 32),
         "transfer_token": TOKEN,
         "monolith": shop.url,
     }
@@ -106,7 +107,7 @@ async def opened(shop: Shop, tenants: list[int], *, sole: bool = True, **more: A
     async with contextlib.AsyncExitStack() as stack:
         zero = await stack.enter_async_context(app.composed(settings(shop, "127.0.0.1:1", "127.0.0.1:2", key, **more)))
         zero.door._longest_s = LONGEST_S
-        await stack.enter_async_context(app.running(*zero.tasks))
+        await stack.enter_async_context(servers.running(*zero.tasks))
         data = await stack.enter_async_context(served(zero.ingress))
         inner = await stack.enter_async_context(served(zero.inside))
         if sole:

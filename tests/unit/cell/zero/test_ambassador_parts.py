@@ -119,6 +119,7 @@ GOOD = {
     "LISTEN": "127.0.0.1:1",
     "INTERNAL_LISTEN": "127.0.0.1:2",
     "ENVELOPE_KEY": keys.text_of(b"k" * 32),
+    "SECRETS_KEY": keys.text_of(b"s" * 32),
     "TRANSFER_TOKEN": "t" * 43,
     "MONOLITH": "http://127.0.0.1:3/",
 }

@@ -2,8 +2,11 @@
 
 import asyncio
 
+from cell.shards.context import TenantContext
+from cell.vault import Vault
 from cell.zero.monolith import store
-from tests.integration.cell.cell_world import World
+from contracts import keys
+from tests.integration.cell.cell_world import SECRETS_KEY, World
 from tests.integration.cell.zero.transfer.zero_world import PASSWORD, Journey, Zero
 
 
@@ -82,3 +85,15 @@ async def _pending(world: World, tenant: int) -> int:
         return int(await connection.fetchval(query, tenant))
     finally:
         await connection.close()
+
+
+async def test_a_stay_in_the_monolith_would_cost_a_tenant_its_secrets(zero: Zero, world: World) -> None:
+    tenant, _ = await zero.customer()
+    journey, vault = Journey(zero, world, tenant), Vault(keys.cell_key(SECRETS_KEY))
+    await journey.out().whole()
+    async with world.databases.shards.enter(TenantContext.for_worker(tenant, 0.0, "test")) as session:
+        sealed = (await vault.key(session)).seal("things.secret/1", b"the secret")
+    await journey.back().whole()
+    await journey.out().whole()
+    async with world.databases.shards.enter(TenantContext.for_worker(tenant, 0.0, "test")) as session:
+        assert (await vault.key(session)).open("things.secret/1", sealed) == b"the secret"

@@ -12,6 +12,7 @@ from cell.modules.catalog.public import CONSUMERS
 from cell.schema import migrate
 from cell.shards.session import Pool
 from cell.transfer.service import Transfer
+from cell.vault import Vault
 from cell.zero import database, door, shop, staging
 from cell.zero.door import Door
 from cell.zero.monolith import seed, store
@@ -82,6 +83,7 @@ async def opened(dsn: str) -> AsyncIterator[Zero]:
             pool=pool,
             door=gate,
             counting=CONSUMERS,
+            vault=Vault(b"z" * 32),
             clock=clock,
         )
         settings = {"application_name": f"{door.APPLICATION}-sole"}
