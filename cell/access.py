@@ -14,14 +14,15 @@ from enum import StrEnum
 from typing import Any, Final, cast
 from uuid import UUID
 
-from litestar import Request
 from litestar.connection import ASGIConnection
 from litestar.di import NamedDependency, Provide
 from litestar.handlers import BaseRouteHandler
 from litestar.routes import HTTPRoute
+from litestar.types import Scope
 
 from cell import answers
 from cell.fairness.station import RefusedError
+from cell.ingress import CONTEXT
 from cell.shards.context import TenantContext
 from cell.shards.session import Shards, TenantSession
 from contracts import problems
@@ -162,10 +163,10 @@ class Caller:
 def caller(authenticate: Authenticate) -> Provide:
     """The dependency ``caller`` of handlers that declare a role. It fails where `guard` did not run."""
 
-    async def provide(
-        request: Request[Any, Any, Any], tenant: NamedDependency[TenantContext], shards: NamedDependency[Shards]
-    ) -> Caller:
-        needs, credential = cast("dict[str, Any]", request.scope)[_ASKED]
-        return Caller(tenant, shards, needs, credential, authenticate)
+    async def provide(scope: Scope, shards: NamedDependency[Shards]) -> Caller:
+        # Of the dependencies only one: Litestar resolves two that need each other not in a task group of their own.
+        found = cast("dict[str, Any]", scope)
+        needs, credential = found[_ASKED]
+        return Caller(found[CONTEXT], shards, needs, credential, authenticate)
 
     return Provide(provide)

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from datetime import timedelta
 from typing import Final
 
+import asyncpg
 import sqlalchemy as sa
 import xxhash
 from sqlalchemy.dialects.postgresql import insert
@@ -30,19 +31,21 @@ _KEY: Final = re.compile(r"[\x21-\x7e]{1,255}")
 # The two-integer lock space also holds the bucket locks (class 1024): the bit keeps every class of ours above them.
 _CLASS_BIT: Final = 1 << 30
 
-_TRY_LOCK = prepare(
-    sa.select(
-        func.pg_try_advisory_xact_lock(
-            sa.bindparam("lock_class", type_=sa.Integer), sa.bindparam("lock_object", type_=sa.Integer)
-        )
-    )
-)
 _IS_KEY = sa.and_(
     idempotency.c.tenant_id == sa.bindparam("tenant_id"),
     idempotency.c.scope == sa.bindparam("scope"),
     idempotency.c.key == sa.bindparam("key"),
 )
-_FIND = prepare(sa.select(idempotency.c.fingerprint, idempotency.c.status, idempotency.c.body).where(_IS_KEY))
+_free = sa.select(
+    func.pg_try_advisory_xact_lock(
+        sa.bindparam("lock_class", type_=sa.Integer), sa.bindparam("lock_object", type_=sa.Integer)
+    ).label("free")
+).subquery("lock")
+_LOCK_AND_FIND = prepare(
+    sa.select(_free.c.free, idempotency.c.fingerprint, idempotency.c.status, idempotency.c.body).select_from(
+        _free.outerjoin(idempotency, _IS_KEY)
+    )
+)
 _RECORD = prepare(
     insert(idempotency).values(
         tenant_id=sa.bindparam("tenant_id"),
@@ -96,18 +99,27 @@ async def once(
     """
     print_ = fingerprint(payload)
     lock_class, lock_object = _lock_of(session.tenant, scope, key)
-    if not await session.fetchval(_TRY_LOCK, lock_class=lock_class, lock_object=lock_object):
-        raise problems.ProblemError(problems.KEY_IN_FLIGHT, headers={"Retry-After": "1"})
-    # A statement of its own after the lock: its snapshot sees what the lock's last holder committed.
-    found = await session.fetchrow(_FIND, scope=scope, key=key)
-    if found is not None:
+    found = await session.fetchrow(_LOCK_AND_FIND, lock_class=lock_class, lock_object=lock_object, scope=scope, key=key)
+    assert found is not None, "there is always an answer about the lock"
+    if not found["free"]:
+        raise _in_flight()
+    if found["fingerprint"] is not None:
         if found["fingerprint"] != print_:
             raise problems.ProblemError(problems.KEY_REUSED)
         return Answer(found["status"], found["body"], replayed=True)
     answer = await effect()
     values = {"fingerprint": print_, "status": answer.status, "body": answer.body, "retention": RETENTION}
-    await session.execute(_RECORD, scope=scope, key=key, **values)
+    try:
+        await session.execute(_RECORD, scope=scope, key=key, **values)
+    except asyncpg.UniqueViolationError as e:
+        # The lock's last holder committed when this statement had begun to look, and had not got the lock yet. What was
+        # done since goes with the transaction; who asks again finds the record.
+        raise _in_flight() from e
     return answer
+
+
+def _in_flight() -> problems.ProblemError:
+    return problems.ProblemError(problems.KEY_IN_FLIGHT, headers={"Retry-After": "1"})
 
 
 async def prune(session: TenantSession) -> int:

@@ -8,7 +8,7 @@ from datetime import datetime, timedelta
 from typing import Final
 
 import sqlalchemy as sa
-from sqlalchemy.dialects.postgresql import insert
+from sqlalchemy.dialects.postgresql import Insert, insert
 from sqlalchemy.sql.functions import func
 
 from cell.shards.session import Shards, TenantSession
@@ -41,9 +41,15 @@ _DROP = prepare(sa.delete(work).where(_CLAIMED))
 _POSTPONE = prepare(sa.update(work).where(_CLAIMED).values(due=func.now() + _DELAY))
 _wake = insert(work).values(tenant_id=_OF_TENANT, kind=_KIND, due=func.now() + _DELAY)
 _KEY: Final = [work.c.tenant_id, work.c.kind]
-_WAKE = prepare(
-    _wake.on_conflict_do_update(index_elements=_KEY, set_={"due": func.least(work.c.due, _wake.excluded.due)})
-)
+
+
+def waking(kind: str | None = None) -> Insert:
+    """The statement of `wake`, with the parameter ``delay``: for who wakes in one trip with what it writes."""
+    given = _wake if kind is None else insert(work).values(tenant_id=_OF_TENANT, kind=kind, due=func.now() + _DELAY)
+    return given.on_conflict_do_update(index_elements=_KEY, set_={"due": func.least(work.c.due, given.excluded.due)})
+
+
+_WAKE = prepare(waking())
 _HOLD = prepare(_wake.on_conflict_do_update(index_elements=_KEY, set_={"due": _wake.excluded.due}))
 _REST = prepare(sa.delete(work).where(work.c.tenant_id == _OF_TENANT, work.c.kind == _KIND))
 

@@ -23,7 +23,7 @@ LETTERS_SHOWN: Final = 100  # of one tenant
 _CONSUMER = sa.bindparam("consumer", type_=sa.Text)
 _dead = sa.and_(
     inbox.c.tenant_id == sa.bindparam("tenant_id"),
-    inbox.c.state == "dead",
+    inbox.c.state == sa.literal_column("'dead'"),  # written out: the index is of these only
     sa.or_(_CONSUMER.is_(None), inbox.c.consumer == _CONSUMER),
 )
 _LIST = prepare(
@@ -42,6 +42,7 @@ _REDRIVE = prepare(
     sa.update(inbox)
     .where(_dead)
     .values(state=sa.literal_column("'failed'"), attempts=sa.literal_column("0"), due=func.now(), updated_at=func.now())
+    .returning(inbox.c.event_id)
 )
 
 
@@ -71,10 +72,11 @@ async def letters(shards: Shards, tenant: int, consumer: str | None = None) -> S
 async def redrive(shards: Shards, tenant: int, consumer: str | None = None) -> int:
     """Give the tenant's dead letters all of their attempts again, from now; how many there were."""
     async with shards.enter(_context(tenant)) as session:
-        count = await session.execute(_REDRIVE, consumer=consumer)
-        if count:
+        redriven = [row["event_id"] for row in await session.fetch(_REDRIVE, consumer=consumer)]
+        if redriven:
+            await outbox.give_back(session, redriven)
             await outbox.wake(session, timedelta())
-    return count
+    return len(redriven)
 
 
 def _context(tenant: int) -> TenantContext:

@@ -82,7 +82,7 @@ _claim = insert(inbox).from_select(
     ).where(_event_of_outbox, outbox_table.c.type == sa.any_(sa.bindparam("types", type_=ARRAY(sa.Text)))),
 )
 _KEY = [inbox.c.tenant_id, inbox.c.consumer, inbox.c.event_id]
-_CLAIM = prepare(
+_claimed = (
     _claim.on_conflict_do_update(
         index_elements=_KEY,
         set_={
@@ -94,9 +94,15 @@ _CLAIM = prepare(
         },
         where=sa.and_(inbox.c.state == "failed", inbox.c.due <= func.now()),
     )
+    .returning(inbox.c.event_id)
+    .cte("claimed")
 )
-_READ = prepare(
-    sa.select(outbox_table.c.type, outbox_table.c.payload, outbox_table.c.created_at).where(_event_of_outbox)
+# The event's row is locked: of two consumers that have it at once the later one sees what the other has done, and so
+# can finish it.
+_CLAIM = prepare(
+    sa.select(outbox_table.c.type, outbox_table.c.payload, outbox_table.c.created_at)
+    .where(_event_of_outbox, outbox_table.c.event_id == _claimed.c.event_id)
+    .with_for_update(key_share=True, of=outbox_table)
 )
 _ATTEMPTS = prepare(
     sa.select(inbox.c.attempts)
@@ -157,10 +163,9 @@ class Inbox:
     async def _try(self, consumer: Consumer, tenant: int, event_id: UUID) -> Outcome:
         async with asyncio.timeout(DELIVERY_TIMEOUT_S), self._shards.enter(_context(tenant, event_id)) as session:
             types = sorted(consumer.types)
-            if not await session.execute(_CLAIM, consumer=consumer.name, event_id=event_id, types=types):
+            row = await session.fetchrow(_CLAIM, consumer=consumer.name, event_id=event_id, types=types)
+            if row is None:
                 return Outcome.SKIPPED
-            row = await session.fetchrow(_READ, event_id=event_id)
-            assert row is not None, "the claim came from this row, in this transaction"
             await consumer.handle(session, outbox.Event(event_id, row["type"], row["payload"], row["created_at"]))
             await outbox.finish(session, self._subscriptions, event_id)
         return Outcome.DONE
@@ -181,6 +186,7 @@ class Inbox:
             values = {"state": outcome.value, "attempts": attempts, "delay": delay, "error": text}
             await session.execute(_FAIL, consumer=consumer.name, event_id=event_id, **values)
             if delay is not None:
+                await outbox.give_back(session, [event_id])
                 await outbox.wake(session, delay)
         fields = _fields(consumer, tenant, event_id, error)
         if outcome is Outcome.DEAD:
@@ -192,8 +198,9 @@ class Inbox:
 
 
 def _context(tenant: int, event_id: UUID) -> TenantContext:
+    """An effect that a crash of the server takes back goes with its inbox row, and the event is delivered again."""
     deadline = asyncio.get_running_loop().time() + DELIVERY_TIMEOUT_S
-    return TenantContext.for_worker(tenant, deadline, f"event-{event_id}")
+    return TenantContext.for_worker(tenant, deadline, f"event-{event_id}", lasting=False)
 
 
 def _fields(consumer: Consumer, tenant: int, event_id: UUID, error: Exception) -> dict[str, str]:

@@ -49,14 +49,18 @@ _TENANT = sa.bindparam("tenant_id", type_=sa.BigInteger)
 _NOW = func.now()
 _REDELIVER = sa.bindparam("redeliver_after", type_=sa.Interval)
 
-_EMIT = prepare(
-    insert(outbox).values(
+_emit = (
+    insert(outbox)
+    .values(
         tenant_id=_TENANT,
         event_id=sa.bindparam("event_id"),
         type=sa.bindparam("type"),
         payload=sa.bindparam("payload", type_=JSONB),
     )
+    .returning(outbox.c.event_id)
+    .cte("told")
 )
+_EMIT = prepare(work.waking(WORK_KIND).add_cte(_emit))
 
 _subscription = (
     func.unnest(sa.bindparam("types", type_=ARRAY(sa.Text)), sa.bindparam("consumers", type_=ARRAY(sa.Text)))
@@ -79,33 +83,46 @@ _deliveries: sa.Select[Any] = (
     .where(_subscription.c.type == outbox.c.type)
     .correlate(outbox)
 )
-_relayed_long_ago = sa.or_(outbox.c.relayed_at.is_(None), outbox.c.relayed_at < _NOW - _REDELIVER)
-_never_seen = sa.and_(inbox.c.state.is_(None), _relayed_long_ago)
-_try_again = sa.and_(
-    inbox.c.state == "failed", inbox.c.due <= _NOW, sa.or_(_relayed_long_ago, outbox.c.relayed_at < inbox.c.due)
-)
+# Asked first: it says no of what is under way, of which a tenant may have thousands, and the rest is dear.
+_not_under_way = sa.or_(outbox.c.relayed_at.is_(None), outbox.c.relayed_at < _NOW - _REDELIVER)
+_wanting = sa.or_(inbox.c.state.is_(None), sa.and_(inbox.c.state == "failed", inbox.c.due <= _NOW))
 _unfinished = sa.and_(outbox.c.tenant_id == _TENANT, outbox.c.finished_at.is_(None))
 _all_done = ~_deliveries.where(inbox.c.state.is_distinct_from("done")).exists()
 
-_DUE = prepare(
+_due = (
     sa.select(outbox.c.event_id, outbox.c.type)
-    .where(_unfinished, _deliveries.where(sa.or_(_never_seen, _try_again)).exists())
+    .where(_unfinished, _not_under_way, _deliveries.where(_wanting).exists())
     .order_by(outbox.c.event_id)
     .limit(BATCH_EVENTS)
 )
-_OUTSTANDING = prepare(
-    sa.select(
-        sa.select(outbox.c.event_id)
-        .where(_unfinished, _deliveries.where(sa.or_(inbox.c.state.is_(None), inbox.c.state == "failed")).exists())
-        .exists()
-    )
+_DUE = prepare(_due)
+_ids = sa.bindparam("event_ids", type_=ARRAY(sa.Uuid))
+_these = sa.and_(outbox.c.tenant_id == _TENANT, outbox.c.event_id == sa.any_(_ids))
+_outstanding = (
+    sa.select(outbox.c.event_id)
+    .where(_unfinished, _deliveries.where(sa.or_(inbox.c.state.is_(None), inbox.c.state == "failed")).exists())
+    .exists()
 )
-_MARK_RELAYED = prepare(
+# In one trip, because every change of a tenant causes one. What is finished here is none of what is due: all of its
+# deliveries are done.
+_ready = _due.cte("ready")
+_finish_all = sa.update(outbox).where(_unfinished, _not_under_way, _all_done).values(finished_at=_NOW)
+_finished = _finish_all.returning(outbox.c.event_id).cte("finished")
+_relayed = (
     sa.update(outbox)
-    .where(outbox.c.tenant_id == _TENANT, outbox.c.event_id == sa.any_(sa.bindparam("event_ids", type_=ARRAY(sa.Uuid))))
+    .where(outbox.c.tenant_id == _TENANT, outbox.c.event_id == _ready.c.event_id)
     .values(relayed_at=_NOW)
+    .returning(outbox.c.event_id)
+    .cte("relayed")
 )
-_FINISH_ALL = prepare(sa.update(outbox).where(_unfinished, _all_done).values(finished_at=_NOW))
+_one = sa.select(sa.literal_column("1").label("row")).subquery("one")
+_TAKE = prepare(
+    sa.select(_outstanding.label("outstanding"), _ready.c.event_id, _ready.c.type)
+    .select_from(_one.outerjoin(_ready, sa.true()))
+    .order_by(_ready.c.event_id)
+    .add_cte(_finished, _relayed)
+)
+_GIVE_BACK = prepare(sa.update(outbox).where(_these).values(relayed_at=sa.null()))
 _FINISH_ONE = prepare(
     sa.update(outbox)
     .where(_unfinished, outbox.c.event_id == sa.bindparam("event_id"), _all_done)
@@ -121,8 +138,7 @@ _PRUNE = prepare(
 async def emit(session: TenantSession, type_: str, payload: msgspec.Struct) -> UUID:
     """Tell of a change, in its own transaction. Do it last: the wake-up row is locked until the commit."""
     event_id = uuid7()
-    await session.execute(_EMIT, event_id=event_id, type=type_, payload=msgspec.to_builtins(payload))
-    await wake(session, timedelta())
+    await session.execute(_EMIT, event_id=event_id, type=type_, payload=payload, delay=timedelta())
     return event_id
 
 
@@ -137,21 +153,26 @@ async def due(session: TenantSession, subscriptions: Subscriptions) -> list[tupl
     return [(row["event_id"], row["type"]) for row in rows]
 
 
-async def outstanding(session: TenantSession, subscriptions: Subscriptions) -> bool:
-    """Whether some consumer has yet to see some event (dead letters wait for an operator and do not count)."""
-    return bool(await session.fetchval(_OUTSTANDING, **subscriptions.values()))
+async def take(session: TenantSession, subscriptions: Subscriptions) -> tuple[list[tuple[UUID, str]], bool]:
+    """Events to put on the stream now, as `due` has them, and whether some consumer has yet to see some event (dead
+    letters wait for an operator and do not count).
+
+    They are marked as relayed, which delays the next redelivery: who could not put them there must `give_back`. What
+    every consumer's inbox has without having finished it (a consumer is no more) is marked as finished.
+    """
+    rows = await session.fetch(_TAKE, redeliver_after=REDELIVER_AFTER, **subscriptions.values())
+    ready = [(row["event_id"], row["type"]) for row in rows if row["event_id"] is not None]
+    return ready, rows[0]["outstanding"]
 
 
-async def mark_relayed(session: TenantSession, event_ids: Sequence[UUID]) -> None:
-    """Note that the stream has been given these. Only a hint: it delays the next redelivery."""
-    await session.execute(_MARK_RELAYED, event_ids=list(event_ids))
+async def give_back(session: TenantSession, event_ids: Sequence[UUID]) -> None:
+    """These are not on the stream, or were not taken from it: they are due again as soon as their inbox says so."""
+    await session.execute(_GIVE_BACK, event_ids=list(event_ids))
 
 
-async def finish(session: TenantSession, subscriptions: Subscriptions, event_id: UUID | None = None) -> int:
-    """Mark what every consumer's inbox has: one event, or all of the tenant."""
-    if event_id is not None:
-        return await session.execute(_FINISH_ONE, event_id=event_id, **subscriptions.values())
-    return await session.execute(_FINISH_ALL, **subscriptions.values())
+async def finish(session: TenantSession, subscriptions: Subscriptions, event_id: UUID) -> int:
+    """Mark the event as finished if every consumer's inbox has it."""
+    return await session.execute(_FINISH_ONE, event_id=event_id, **subscriptions.values())
 
 
 async def prune(session: TenantSession) -> int:

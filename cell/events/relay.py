@@ -10,6 +10,7 @@ import asyncio
 from collections.abc import Awaitable, Callable, Sequence
 from datetime import timedelta
 from typing import Final
+from uuid import UUID
 
 import structlog
 from redis.exceptions import RedisError
@@ -71,20 +72,27 @@ class Relay:
     async def relay(self, tenant: int) -> bool:
         """Put every due event of the tenant on the stream; whether some consumer still has to see one.
 
-        The mark comes after the stream has them and in a transaction of its own: a crash in between relays twice.
+        They are marked in the transaction that reads them and go to the stream after it: nothing of the tenant is held
+        while Redis is asked. Where Redis fails the mark is taken back; a crash in between delays the events by
+        `outbox.REDELIVER_AFTER`, as long as the claim would.
         """
         context = _context(tenant)
-        async with self._shards.enter(context) as session:
-            await outbox.finish(session, self._subscriptions)
-            ready = await outbox.due(session, self._subscriptions)
-            outstanding = await outbox.outstanding(session, self._subscriptions)
-        while ready:
-            await self._stream.publish(Message(tenant, event_id, type_) for event_id, type_ in ready)
-            self._metrics.relayed.inc(len(ready))
+        while True:
             async with self._shards.enter(context) as session:
-                await outbox.mark_relayed(session, [event_id for event_id, _ in ready])
-                ready = await outbox.due(session, self._subscriptions)
-        return outstanding
+                ready, outstanding = await outbox.take(session, self._subscriptions)
+            if ready:
+                await self._publish(context, ready)
+            if len(ready) < outbox.BATCH_EVENTS:
+                return outstanding
+
+    async def _publish(self, context: TenantContext, ready: Sequence[tuple[UUID, str]]) -> None:
+        try:
+            await self._stream.publish(Message(context.tenant, event_id, type_) for event_id, type_ in ready)
+        except RedisError:
+            async with self._shards.enter(context) as session:
+                await outbox.give_back(session, [event_id for event_id, _ in ready])
+            raise
+        self._metrics.relayed.inc(len(ready))
 
     async def sweep(self, shard: str, pause: Callable[[], Awaitable[None]]) -> int:
         """Look after every active tenant of the shard, with a ``pause`` behind each; how many there were."""
@@ -108,4 +116,5 @@ class Relay:
 
 
 def _context(tenant: int) -> TenantContext:
-    return TenantContext.for_worker(tenant, asyncio.get_running_loop().time() + JOB_TIMEOUT_S, "relay")
+    """A mark that a crash of the server takes back costs one more message, and a chore is done again."""
+    return TenantContext.for_worker(tenant, asyncio.get_running_loop().time() + JOB_TIMEOUT_S, "relay", lasting=False)

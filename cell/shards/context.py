@@ -31,6 +31,9 @@ class TenantContext:
 
     ``turn`` is awaited between two parts of long work, outside of any transaction: it returns when the next part may
     begin, and raises `RefusedError` where there is no place for it any more.
+
+    Where it is not ``lasting``, COMMIT does not wait for the disk: a server that crashes may lose the last second of
+    such work, the newest first. For what is done again then, with nothing outside that knows of it.
     """
 
     tenant: int
@@ -44,8 +47,9 @@ class TenantContext:
     statement_by: float = inf
     identified: Callable[[object], None] = unlimited
     turn: Callable[[], Awaitable[None]] = at_once
+    lasting: bool = True
 
     @classmethod
-    def for_worker(cls, tenant: int, deadline: float, job: str) -> "TenantContext":
+    def for_worker(cls, tenant: int, deadline: float, job: str, *, lasting: bool = True) -> "TenantContext":
         """The context of background work: any epoch, no plan."""
-        return cls(tenant, str(ids.tenant_of(tenant)), ANY_EPOCH, deadline, job, "")
+        return cls(tenant, str(ids.tenant_of(tenant)), ANY_EPOCH, deadline, job, "", lasting=lasting)

@@ -4,6 +4,7 @@ import asyncio
 from collections.abc import AsyncIterator, Iterable, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, Final
 
 import asyncpg
@@ -20,6 +21,10 @@ STATEMENTS_CACHED: Final = 512
 APART_DIRECTORY: Final = 16
 APP_ROLE: Final = "cellwall_app"
 TRANSFER_ROLE: Final = "cellwall_transfer"
+# One plan for each statement of the application: they find their rows by indices, whatever the values are, and to plan
+# a statement for every request costs PostgreSQL as much as to run it. A plan that was made while a table was empty must
+# not go through all of it later, hence by indices only: every tenant table has one that begins with the tenant.
+_PLANNED_ONCE: Final = MappingProxyType({"plan_cache_mode": "force_generic_plan", "enable_seqscan": "off"})
 
 
 if TYPE_CHECKING:
@@ -100,7 +105,7 @@ async def apart(
 @asynccontextmanager
 async def app_pool(shard: Shard, password: str, size: int, application: str) -> AsyncIterator[Pool]:
     """The application role's pool of one shard, with the fence prepared on every connection."""
-    login = {"user": APP_ROLE, "password": password, "init": _prepare_fence}
+    login: dict[str, Any] = {"user": APP_ROLE, "password": password, "init": _prepare_fence, "settings": _PLANNED_ONCE}
     async with _pool(**_target(shard), **login, size=size, application=application) as pool:
         yield pool
 
@@ -113,7 +118,7 @@ async def transfer_pools(
     async with AsyncExitStack() as stack:
         pools = {}
         for shard in shards.values():
-            login = {"user": TRANSFER_ROLE, "password": password, "init": _json_codecs}
+            login: dict[str, Any] = {"user": TRANSFER_ROLE, "password": password, "init": _json_codecs}
             pool = _pool(**_target(shard), **login, size=size, application=application)
             pools[shard.name] = await stack.enter_async_context(pool)
         yield pools
@@ -125,7 +130,12 @@ def _target(shard: Shard) -> dict[str, Any]:
 
 @asynccontextmanager
 async def _pool(
-    *, size: int, application: str, connection_class: Any = TenantConnection, **where: Any
+    *,
+    size: int,
+    application: str,
+    connection_class: Any = TenantConnection,
+    settings: Mapping[str, str] = MappingProxyType({}),
+    **where: Any,
 ) -> AsyncIterator[Pool]:
     pool = asyncpg.create_pool(
         min_size=0,
@@ -134,7 +144,7 @@ async def _pool(
         statement_cache_size=STATEMENTS_CACHED,
         max_cached_statement_lifetime=0,
         connection_class=connection_class,
-        server_settings={"application_name": application},
+        server_settings={"application_name": application, **settings},
         **where,
     )
     await pool

@@ -185,6 +185,8 @@ class Shards:
         if ctx.statement_by != inf:
             limit_ms = int((ctx.statement_by - self._clock()) * 1000)
             begin += f"SET LOCAL statement_timeout = {min(max(limit_ms, 1), _TIMEOUT_MS_MAX)}; "
+        if not ctx.lasting:
+            begin += "SET LOCAL synchronous_commit = off; "
         return f"{begin}EXECUTE enter({int(ctx.tenant)}, {int(ctx.epoch)})"
 
     async def _begun(self, connection: PooledConnection, begin: str) -> None:
@@ -209,7 +211,10 @@ async def _commit(connection: PooledConnection, ctx: TenantContext, read_only: b
     before = ctx.committed
     ctx.committed = before or not read_only
     try:
-        status = await _unharmed(asyncio.ensure_future(connection.execute("COMMIT")))
+        if read_only:  # it may be cancelled: nothing depends on it, and the pool ends what is open
+            status = await connection.execute("COMMIT")
+        else:
+            status = await _unharmed(asyncio.ensure_future(connection.execute("COMMIT")))
     except _CONNECTION_LOST as e:
         if read_only or isinstance(e, _NEVER_SENT):
             ctx.committed = before

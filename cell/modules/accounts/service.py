@@ -14,7 +14,7 @@ from cell.access import Credential, Principal, Role, digest
 from cell.ids import uuid7
 from cell.modules.accounts.tables import api_keys, sessions, users
 from cell.shards.session import TenantSession
-from cell.shards.sql import prepare
+from cell.shards.sql import above, prepare
 from contracts import credentials, ids, problems
 from contracts.credentials import Kind
 
@@ -53,7 +53,7 @@ _LOCK_OWNERS = prepare(
 )
 _LIST_USERS = prepare(
     sa.select(*_shown)
-    .where(users.c.tenant_id == _TENANT, sa.or_(_after.is_(None), users.c.user_id > _after))
+    .where(users.c.tenant_id == _TENANT, above(users.c.user_id, _after))
     .order_by(users.c.user_id)
     .limit(_LIMIT)
 )
@@ -81,7 +81,7 @@ _ADD_KEY = prepare(
 )
 _LIST_KEYS = prepare(
     sa.select(api_keys.c.key_id, api_keys.c.user_id, api_keys.c.name, api_keys.c.role, api_keys.c.created_at)
-    .where(api_keys.c.tenant_id == _TENANT, sa.or_(_after.is_(None), api_keys.c.key_id > _after))
+    .where(api_keys.c.tenant_id == _TENANT, above(api_keys.c.key_id, _after))
     .order_by(api_keys.c.key_id)
     .limit(_LIMIT)
 )

@@ -13,7 +13,7 @@ from sqlalchemy.sql.functions import func
 from cell.ids import uuid7
 from cell.modules.catalog.tables import products
 from cell.shards.session import TenantSession
-from cell.shards.sql import prepare
+from cell.shards.sql import above, prepare
 from contracts import problems
 
 _TENANT = sa.bindparam("tenant_id", type_=sa.BigInteger)
@@ -30,7 +30,7 @@ _GET = prepare(sa.select(*_shown).where(_product))
 _LOCK = prepare(sa.select(*_shown).where(_product).with_for_update())
 _LIST = prepare(
     sa.select(*_shown)
-    .where(products.c.tenant_id == _TENANT, sa.or_(_after.is_(None), products.c.product_id > _after))
+    .where(products.c.tenant_id == _TENANT, above(products.c.product_id, _after))
     .order_by(products.c.product_id)
     .limit(sa.bindparam("limit", type_=sa.Integer))
 )
@@ -61,15 +61,20 @@ _sold = (
     .render_derived()
 )
 # Locked in the order of their ids: two events with the same products must not wait for each other in a circle.
-_LOCK_SOLD = prepare(
+_locked = (
     sa.select(products.c.product_id)
     .where(products.c.tenant_id == _TENANT, products.c.product_id == _ids)
     .order_by(products.c.product_id)
     .with_for_update(key_share=True)
+    .cte("locked")
 )
 _COUNT_SOLD = prepare(
     sa.update(products)
-    .where(products.c.tenant_id == _TENANT, products.c.product_id == _sold.c.product_id)
+    .where(
+        products.c.tenant_id == _TENANT,
+        products.c.product_id == _locked.c.product_id,
+        _sold.c.product_id == _locked.c.product_id,
+    )
     .values(units_sold=products.c.units_sold + _sold.c.quantity)
 )
 
@@ -158,7 +163,6 @@ async def prices(session: TenantSession, product_ids: list[UUID]) -> Mapping[UUI
 async def count_sold(session: TenantSession, quantities: Mapping[UUID, int]) -> None:
     """Add to the units sold. Products that are gone are passed over."""
     product_ids = sorted(quantities)
-    await session.execute(_LOCK_SOLD, product_ids=product_ids)
     await session.execute(_COUNT_SOLD, product_ids=product_ids, quantities=[quantities[i] for i in product_ids])
 
 

@@ -12,7 +12,7 @@ from sqlalchemy.sql.functions import func
 
 from cell.modules.inventory.tables import reservations, stock
 from cell.shards.session import TenantSession
-from cell.shards.sql import prepare
+from cell.shards.sql import above, prepare
 from contracts import problems
 
 _TENANT = sa.bindparam("tenant_id", type_=sa.BigInteger)
@@ -37,7 +37,7 @@ _GET = prepare(sa.select(*_shown).where(_this))
 _LOCK = prepare(sa.select(*_shown).where(_this).with_for_update())
 _LIST = prepare(
     sa.select(*_shown)
-    .where(stock.c.tenant_id == _TENANT, sa.or_(_after.is_(None), stock.c.product_id > _after))
+    .where(stock.c.tenant_id == _TENANT, above(stock.c.product_id, _after))
     .order_by(stock.c.product_id)
     .limit(sa.bindparam("limit", type_=sa.Integer))
 )

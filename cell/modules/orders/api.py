@@ -71,7 +71,7 @@ class OrderView(msgspec.Struct, frozen=True):
     @classmethod
     def of(cls, o: service.Order) -> "OrderView":
         """The view of an order."""
-        lines = [LineView(line.product_id, line.quantity, line.unit_price_cents) for line in o.lines]
+        lines = [LineView(*line) for line in o.lines]
         head = (o.order_id, o.number, o.reference, o.status, o.total_cents, o.currency)
         return cls(*head, lines, o.created_at, o.version)
 

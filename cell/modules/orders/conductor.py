@@ -173,7 +173,7 @@ class Conductor:
         confirmed = decided.step is Step.CONFIRMED
         await (inventory.sell if confirmed else inventory.release)(session, order.order_id)
         await service.end(session, order.order_id, service.CONFIRMED if confirmed else service.CANCELLED)
-        sold = [SoldLine(line.product_id, line.quantity, line.unit_price_cents) for line in order.lines]
+        sold = [SoldLine(*line) for line in order.lines]
         told = OrderEnded(order.order_id, order.number, order.total_cents, order.currency, sold, decided.note)
         await outbox.emit(session, ORDER_CONFIRMED if confirmed else ORDER_CANCELLED, told)
         self._metrics.ended.labels(outcome=decided.step.value).inc()

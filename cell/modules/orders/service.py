@@ -6,12 +6,12 @@ An order that is to be paid is pending: its saga, a row that is committed with i
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 from uuid import UUID
 
 import asyncpg
 import sqlalchemy as sa
-from sqlalchemy.dialects.postgresql import ARRAY, insert
+from sqlalchemy.dialects.postgresql import ARRAY, aggregate_order_by, insert
 from sqlalchemy.sql.functions import func
 
 from cell.errands import Queue
@@ -22,7 +22,7 @@ from cell.modules.orders.public import ORDER_CREATED, SAGAS, OrderCreated, SoldL
 from cell.modules.orders.saga import ENDS, Step
 from cell.modules.orders.tables import NUMBERS, order_lines, orders, sagas
 from cell.shards.session import TenantSession
-from cell.shards.sql import prepare
+from cell.shards.sql import below, prepare
 from cell.shards.tables import counters
 from cell.wire import invalid
 from contracts import problems
@@ -36,27 +36,22 @@ CANCEL_ASKED: Final = "Cancelled on request."
 QUEUE: Final = Queue(sagas, "order_id", SAGAS)
 
 _TENANT = sa.bindparam("tenant_id", type_=sa.BigInteger)
-_order = sa.and_(orders.c.tenant_id == _TENANT, orders.c.order_id == sa.bindparam("order_id"))
+_ORDER_ID = sa.bindparam("order_id", type_=sa.Uuid)
+_order = sa.and_(orders.c.tenant_id == _TENANT, orders.c.order_id == _ORDER_ID)
 _shown = [c for c in orders.c if c.name not in ("tenant_id", "created_by")]
 _before = sa.bindparam("before", type_=sa.BigInteger)
-_line_columns = ("line", "product_id", "quantity", "unit_price_cents")
+_sold_columns = ("product_id", "quantity", "unit_price_cents")
+_line_columns = ("line", *_sold_columns)
 
 # The row stays locked until the commit, so numbers have no gap, and their order is the order of the commits.
-_NEXT_NUMBER = prepare(
-    insert(counters)
-    .values(tenant_id=_TENANT, name=sa.literal(NUMBERS), value=sa.literal(1, sa.BigInteger))
-    .on_conflict_do_update(
+_number = insert(counters).values(tenant_id=_TENANT, name=sa.literal(NUMBERS), value=sa.literal(1, sa.BigInteger))
+_numbered = (
+    _number.on_conflict_do_update(
         index_elements=[counters.c.tenant_id, counters.c.name],
         set_={"value": counters.c.value + sa.literal_column("1")},
     )
     .returning(counters.c.value)
-)
-_ADD = prepare(
-    sa.insert(orders)
-    .values(
-        {c.name: sa.bindparam(c.name) for c in orders.c if c.name not in ("created_at", "version")},
-    )
-    .returning(*_shown)
+    .cte("numbered")
 )
 _lines = (
     func.unnest(
@@ -68,16 +63,40 @@ _lines = (
     .table_valued(*(sa.column(name) for name in _line_columns), name="given")
     .render_derived()
 )
-_ADD_LINES = prepare(
-    sa.insert(order_lines).from_select(
-        ["tenant_id", "order_id", *_line_columns],
-        sa.select(sa.bindparam("tenant_id", type_=sa.BigInteger), sa.bindparam("order_id", type_=sa.Uuid), *_lines.c),
-    )
+_with_lines = (
+    sa.insert(order_lines)
+    .from_select(["tenant_id", "order_id", *_line_columns], sa.select(_TENANT, _ORDER_ID, *_lines.c))
+    .returning(order_lines.c.line)
+    .cte("with_lines")
 )
-_GET = prepare(sa.select(*_shown).where(_order))
+_given = [c for c in orders.c if c.name not in ("tenant_id", "order_id", "number", "created_at", "version")]
+# One trip for the number, the order and its lines: foreign keys are looked at when all of them are there.
+_ADD = prepare(
+    sa.insert(orders)
+    .from_select(
+        ["tenant_id", "order_id", "number", *(c.name for c in _given)],
+        sa.select(_TENANT, _ORDER_ID, _numbered.c.value, *(sa.bindparam(c.name, type_=c.type) for c in _given)),
+    )
+    .add_cte(_with_lines)
+    .returning(*_shown)
+)
+
+
+def _gathered(lines: sa.FromClause) -> list[sa.ColumnElement[Any]]:
+    """Each column of the lines as one array: a driver reads an array in a tenth of the time of as many rows."""
+    by_line = lines.c.line
+    return [func.array_agg(aggregate_order_by(lines.c[name], by_line)).label(name) for name in _sold_columns]
+
+
+_of_order = (
+    sa.select(*_gathered(order_lines))
+    .where(order_lines.c.tenant_id == _TENANT, order_lines.c.order_id == _ORDER_ID)
+    .subquery("of_order")
+)
+_GET = prepare(sa.select(*_shown, *_of_order.c).select_from(orders.join(_of_order, sa.true())).where(_order))
 _LIST = prepare(
     sa.select(*_shown)
-    .where(orders.c.tenant_id == _TENANT, sa.or_(_before.is_(None), orders.c.number < _before))
+    .where(orders.c.tenant_id == _TENANT, below(orders.c.number, _before))
     .order_by(orders.c.number.desc())
     .limit(sa.bindparam("limit", type_=sa.Integer))
 )
@@ -86,13 +105,15 @@ _asked = (
     .table_valued(sa.column("order_id", sa.Uuid), with_ordinality="place", name="asked")
     .render_derived()
 )
-_LINES_OF = prepare(
-    sa.select(order_lines.c.order_id, *(order_lines.c[name] for name in _line_columns))
+_first = (
+    sa.select(_asked.c.place, *(order_lines.c[name] for name in _line_columns))
     .select_from(_asked.join(order_lines, order_lines.c.order_id == _asked.c.order_id))
     .where(order_lines.c.tenant_id == _TENANT)
     .order_by(_asked.c.place, order_lines.c.line)
     .limit(sa.bindparam("most", type_=sa.Integer))
+    .subquery("first")
 )
+_LINES_OF = prepare(sa.select(_first.c.place, *_gathered(_first)).group_by(_first.c.place).order_by(_first.c.place))
 _END = prepare(
     sa.update(orders)
     .where(_order, orders.c.status == sa.literal(PENDING))
@@ -154,8 +175,7 @@ class Wanted:
     quantity: int
 
 
-@dataclass(frozen=True, slots=True)
-class Line:
+class Line(NamedTuple):  # there may be hundreds in one answer: a frozen dataclass costs four times as much
     """A line of an order, with the price it was made at."""
 
     product_id: UUID
@@ -205,19 +225,16 @@ async def create(
     """
     lines, currency = await _priced(session, wanted)
     order_id, total = uuid7(), sum(line.quantity * line.unit_price_cents for line in lines)
-    number = await session.fetchval(_NEXT_NUMBER)
     status = CREATED if method is None else PENDING
     values = {"reference": reference, "status": status, "total_cents": total, "currency": currency}
-    row = await session.fetchrow(_ADD, order_id=order_id, number=number, created_by=user_id, **values)
-    assert row is not None, "INSERT ... RETURNING returns the row that it inserted"
-    await _add_lines(session, order_id, lines)
+    row = await _add(session, lines, order_id=order_id, created_by=user_id, **values)
     if method is None:
-        sold = [SoldLine(line.product_id, line.quantity, line.unit_price_cents) for line in lines]
-        await outbox.emit(session, ORDER_CREATED, OrderCreated(order_id, number, total, currency, sold))
+        sold = [SoldLine(*line) for line in lines]
+        await outbox.emit(session, ORDER_CREATED, OrderCreated(order_id, row["number"], total, currency, sold))
     else:
         await session.execute(_ADD_SAGA, order_id=order_id, method=method)
         await QUEUE.wake(session)
-    return Order(**row, lines=lines)
+    return _order_of(row, lines)
 
 
 async def get(session: TenantSession, order_id: UUID) -> Order:
@@ -225,7 +242,7 @@ async def get(session: TenantSession, order_id: UUID) -> Order:
     row = await session.fetchrow(_GET, order_id=order_id)
     if row is None:
         raise problems.ProblemError(problems.NOT_FOUND, "There is no such order.")
-    return Order(**row, lines=(await _lines_of(session, [order_id]))[order_id])
+    return _order_of(row, _lines_in(row[len(_shown) :]))
 
 
 async def page(session: TenantSession, before: int | None, size: int) -> tuple[list[Order], bool]:
@@ -236,7 +253,7 @@ async def page(session: TenantSession, before: int | None, size: int) -> tuple[l
     """
     rows = await session.fetch(_LIST, before=before, limit=size + 1)
     lines = await _lines_of(session, [row["order_id"] for row in rows[:size]])
-    found = [Order(**row, lines=lines[row["order_id"]]) for row in rows[: len(lines)]]
+    found = [_order_of(row, of_order) for row, of_order in zip(rows, lines, strict=False)]
     return found, len(found) < len(rows)
 
 
@@ -290,18 +307,15 @@ async def look_after(session: TenantSession, home: str, age: timedelta) -> int:
     return int(row["stuck"])
 
 
-async def _add_lines(session: TenantSession, order_id: UUID, lines: Sequence[Line]) -> None:
+async def _add(session: TenantSession, lines: Sequence[Line], **values: Any) -> asyncpg.Record:
+    product_ids, quantities, prices = zip(*lines, strict=True)
+    arrays = {"product_ids": product_ids, "quantities": quantities, "prices": prices}
     try:
-        await session.execute(
-            _ADD_LINES,
-            order_id=order_id,
-            lines=list(range(1, len(lines) + 1)),
-            product_ids=[line.product_id for line in lines],
-            quantities=[line.quantity for line in lines],
-            prices=[line.unit_price_cents for line in lines],
-        )
+        row = await session.fetchrow(_ADD, lines=range(1, len(lines) + 1), **arrays, **values)
     except asyncpg.ForeignKeyViolationError as e:  # deleted since its price was read
         raise invalid("lines", "A product is gone") from e
+    assert row is not None, "INSERT ... RETURNING returns the row that it inserted"
+    return row
 
 
 async def _priced(session: TenantSession, wanted: Sequence[Wanted]) -> tuple[tuple[Line, ...], str]:
@@ -316,13 +330,22 @@ async def _priced(session: TenantSession, wanted: Sequence[Wanted]) -> tuple[tup
     return lines, currencies.pop()
 
 
-async def _lines_of(session: TenantSession, order_ids: list[UUID]) -> dict[UUID, tuple[Line, ...]]:
+async def _lines_of(session: TenantSession, order_ids: list[UUID]) -> list[tuple[Line, ...]]:
     """Of the first of these orders, as far as they have no more than `PAGE_LINES` lines together."""
     rows = await session.fetch(_LINES_OF, order_ids=order_ids, most=PAGE_LINES + 1)
-    found: dict[UUID, list[Line]] = {order_id: [] for order_id in order_ids}
-    if len(rows) > PAGE_LINES:  # of the last one some lines are missing, and of those behind it all
-        found = {order_id: [] for order_id in order_ids[: max(1, order_ids.index(rows[-1]["order_id"]))]}
-    for row in rows:
-        if row["order_id"] in found:
-            found[row["order_id"]].append(Line(row["product_id"], row["quantity"], row["unit_price_cents"]))
-    return {order_id: tuple(lines) for order_id, lines in found.items()}
+    found: list[tuple[Line, ...]] = [()] * len(order_ids)
+    for place, *arrays in rows:
+        found[place - 1] = _lines_in(arrays)
+    if sum(map(len, found)) > PAGE_LINES:  # of the last one some lines are missing, and of those behind it all
+        del found[max(1, rows[-1]["place"] - 1) :]
+    return found
+
+
+def _order_of(row: asyncpg.Record, lines: tuple[Line, ...]) -> Order:
+    """From a row that begins with the columns that are shown."""
+    return Order(*(*row[: len(_shown)], lines))
+
+
+def _lines_in(arrays: Sequence[Sequence[Any] | None]) -> tuple[Line, ...]:
+    """From the columns of `_gathered`, which are NULL where there are no lines."""
+    return tuple(map(Line, *(array or () for array in arrays)))

@@ -14,7 +14,7 @@ from sqlalchemy.sql.functions import func
 from cell.modules.payments.gateway import Asked
 from cell.modules.payments.tables import payments
 from cell.shards.session import TenantSession
-from cell.shards.sql import prepare
+from cell.shards.sql import below, prepare
 from contracts import ids, problems
 
 
@@ -57,7 +57,7 @@ _OPEN = prepare(
 _GET = prepare(sa.select(*_shown).where(_this))
 _LIST = prepare(
     sa.select(*_shown)
-    .where(payments.c.tenant_id == _TENANT, sa.or_(_before.is_(None), payments.c.order_id < _before))
+    .where(payments.c.tenant_id == _TENANT, below(payments.c.order_id, _before))
     .order_by(payments.c.order_id.desc())
     .limit(sa.bindparam("limit", type_=sa.Integer))
 )

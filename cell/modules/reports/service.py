@@ -18,7 +18,7 @@ from cell.fairness.levels import Enforcement
 from cell.ids import uuid7
 from cell.modules.reports.tables import reports
 from cell.shards.session import TenantSession
-from cell.shards.sql import prepare
+from cell.shards.sql import below, prepare
 from contracts import problems
 
 WORK_KIND: Final = "reports"
@@ -111,7 +111,7 @@ _COUNT_OPEN = prepare(sa.select(func.count()).where(_open).select_from(reports))
 _GET = prepare(sa.select(*_shown).where(_this))
 _LIST = prepare(
     sa.select(*_shown)
-    .where(_mine, sa.or_(_before.is_(None), reports.c.report_id < _before))
+    .where(_mine, below(reports.c.report_id, _before))
     .order_by(reports.c.report_id.desc())
     .limit(sa.bindparam("limit", type_=sa.Integer))
 )

@@ -10,6 +10,7 @@ import pytest
 import sqlalchemy as sa
 from prometheus_client import CollectorRegistry
 from redis.asyncio import Redis
+from redis.exceptions import RedisError
 from sqlalchemy.dialects.postgresql import ARRAY, insert
 
 from cell import redrive
@@ -158,7 +159,7 @@ async def test_an_event_that_is_seen_many_times_at_once_has_one_effect(
 async def test_without_the_inbox_an_event_has_more_effects(
     merchant: Merchant, plant: Plant, recorder: Recorder, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    every = sa.select(outbox_table.c.event_id).where(
+    every = sa.select(outbox_table.c.type, outbox_table.c.payload, outbox_table.c.created_at).where(
         outbox_table.c.event_id == sa.bindparam("event_id"),
         outbox_table.c.type == sa.any_(sa.bindparam("types", type_=ARRAY(sa.Text))),
         sa.bindparam("consumer", type_=sa.Text).is_not(None),
@@ -168,22 +169,27 @@ async def test_without_the_inbox_an_event_has_more_effects(
         await check_an_event_seen_many_times_has_one_effect(merchant, plant, recorder)
 
 
-class CrashingStream(Stream):
-    """The worker dies as soon as Redis has the messages."""
+class FailingStream(Stream):
+    """Redis has the messages, and then something else goes wrong."""
+
+    def __init__(self, redis: Redis, error: BaseException) -> None:
+        super().__init__(redis, CELL)
+        self._error = error
 
     async def publish(self, messages: Iterable[Message]) -> None:
         await super().publish(messages)
-        raise SystemExit("killed")
+        raise self._error
 
 
 @pytest.mark.invariant(1)
-async def test_a_crash_between_the_stream_and_the_mark_repeats_the_event_and_not_its_effect(
+async def test_a_crash_of_the_relay_repeats_the_event_and_not_its_effect(
     world: World, merchant: Merchant, plant: Plant, recorder: Recorder, redis: Redis
 ) -> None:
     await tell(merchant)
-    crashing = Plant(world, [recorder.consumer], CrashingStream(redis, CELL))
+    crashing = Plant(world, [recorder.consumer], FailingStream(redis, SystemExit("killed")))
     with pytest.raises(SystemExit):
         await crashing.relay.relay(merchant.number)
+    await pass_time(merchant, outbox.REDELIVER_AFTER.total_seconds() + 1)
     await plant.relay.relay(merchant.number)
     assert await redis.xlen(f"cellwall:{CELL}:events") == 2
     await plant.stream.ensure(recorder.consumer.name)
@@ -191,6 +197,17 @@ async def test_a_crash_between_the_stream_and_the_mark_repeats_the_event_and_not
     outcomes = [await plant.inbox.deliver(recorder.consumer, m.tenant, m.event_id) for m in messages]
     assert outcomes == [Outcome.DONE, Outcome.SKIPPED]
     assert await effects(merchant) == 1
+
+
+async def test_an_event_that_redis_did_not_take_is_due_again_at_once(
+    world: World, merchant: Merchant, plant: Plant, recorder: Recorder, redis: Redis
+) -> None:
+    await tell(merchant)
+    failing = Plant(world, [recorder.consumer], FailingStream(redis, RedisError("away")))
+    with pytest.raises(RedisError):
+        await failing.relay.relay(merchant.number)
+    assert await plant.relay.relay(merchant.number)
+    assert await redis.xlen(f"cellwall:{CELL}:events") == 2
 
 
 async def test_an_event_costs_a_consumer_that_it_does_not_concern_no_look_at_the_database(
@@ -306,6 +323,27 @@ async def test_an_event_is_finished_only_when_every_consumer_has_it(
     await plant.inbox.deliver(second.consumer, merchant.number, event_id)
     assert not await merchant.rows(unfinished)
     assert not await plant.relay.relay(merchant.number)
+
+
+async def test_an_event_whose_consumers_end_at_the_same_moment_is_finished_by_the_later_one(
+    world: World, merchant: Merchant, redis: Redis
+) -> None:
+    first, second = Recorder("test.first"), Recorder("test.second")
+    consumers = [first.consumer, second.consumer]
+    plant = Plant(world, consumers, Stream(redis, CELL))
+    event_id = await tell(merchant)
+    waits = "SELECT FROM pg_stat_activity WHERE wait_event_type = 'Lock' AND usename = 'cellwall_app' AND $1::int8 > 0"
+    async with world.databases.shards.enter(merchant.context()) as session:
+        await session.execute(inbox._CLAIM, consumer="test.first", event_id=event_id, types=["test.told"])
+        assert not await outbox.finish(session, subscriptions(consumers), event_id), "the other has not seen it"
+        later = asyncio.create_task(plant.inbox.deliver(second.consumer, merchant.number, event_id))
+
+        async def waiting() -> bool:
+            return later.done() or bool(await merchant.rows(waits))
+
+        await until(waiting)
+    assert await later is Outcome.DONE
+    assert not await merchant.rows("SELECT FROM cellwall.outbox WHERE tenant_id = $1 AND finished_at IS NULL")
 
 
 async def test_finished_events_are_pruned_with_their_inbox_and_others_are_not(
