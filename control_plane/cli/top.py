@@ -73,6 +73,8 @@ def _page(view: UsageView) -> RenderableType:
             cells.add_row(*_summary(cell))
         for row in _rows(cell):
             tenants.add_row(*row)
+    if not tenants.row_count:
+        return Group(cells, Text(), Text(f"No tenant was at work in the last {view.window:.0f} s."))
     return Group(cells, Text(), tenants)
 
 

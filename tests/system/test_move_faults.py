@@ -205,11 +205,12 @@ async def test_a_fault_between_a_cell_and_its_database_leaves_one_owner_and_lose
 @pytest.mark.parametrize(
     ("process", "state"),
     [
+        ("cell-1-api", "catching_up"), ("cell-1-{shard}", "catching_up"),
         ("cell-1-api", "frozen"), ("cell-2-{shard}", "frozen"), ("cell-1-{shard}", "frozen"),
         ("cell-2-api", "switching"), ("cell-2-{shard}", "switching"), ("cell-1-{shard}", "standby"),
     ],
 )  # fmt: skip
-async def test_a_process_killed_inside_of_the_hold_or_after_it_leaves_one_owner_and_loses_nothing(
+async def test_a_process_killed_before_inside_of_the_hold_or_after_it_leaves_one_owner_and_loses_nothing(
     network: Network, product: Product, process: str, state: str
 ) -> None:
     tenant = await settler(product)

@@ -16,7 +16,7 @@ from tests.system.product import Product, Tenant
 from tests.system.waiting import until
 
 CLIENTS = 3
-PAUSE_S = 0.02
+PAUSE_S = 0.05
 
 
 @dataclass

@@ -61,6 +61,13 @@ def test_top_without_a_terminal_does_not_go_on_for_ever(plane: FakeControlPlane,
     assert (shown.exit_code, shown.stdout) == (0, "No cell has told its usage in the last 10 s.\n")
 
 
+def test_top_of_a_fleet_where_nobody_works_is_a_header_without_lines(plane: FakeControlPlane, run: Run) -> None:
+    plane.on("GET", "/v1/usage", {"window": 10.0, "cells": [CELL | {"tenants": []}]})
+    shown = run("top", "--once").stdout
+    assert "TENANT " not in shown
+    assert shown.splitlines()[-1] == "No tenant was at work in the last 10 s."
+
+
 def test_noisy_list_says_who_is_throttled_and_why(plane: FakeControlPlane, run: Run) -> None:
     plane.on("GET", "/v1/noisy", {"policy": POLICY, "throttled": [THROTTLE], "events": [EVENT]})
     shown = run("noisy", "list").stdout
