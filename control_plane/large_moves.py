@@ -65,8 +65,11 @@ def way_back(move: Move, run: Run) -> Feed:
 
 
 def freeze_marker(move: Move) -> str:
-    """The marker that ends the stream. The same for every leader, so that each knows where to stop."""
-    return f"{move.id}-freeze"
+    """The marker that ends the stream. The same for every leader, so that each knows where to stop.
+
+    Of each hold another: one that a hold too long left in the stream must not end the next one's drain.
+    """
+    return f"{move.id}-freeze-{move.source_epoch}"
 
 
 class LargeMoves:
@@ -122,6 +125,7 @@ class LargeMoves:
                 changes=progress.changes + batch.changes,
                 lag_bytes=batch.lag_bytes,
                 touched=applied.touched if applied is not None else progress.touched,
+                drain_s=None,
             )
             if batch.lag_bytes <= self._budgets.lag_bytes or self._clock() >= ends:
                 return {"progress": progress}
@@ -136,7 +140,7 @@ class LargeMoves:
             client.marker(feed.sender, at.tenant, await run.fences.take(), mark, budget_s=budget_s)
         )
         try:
-            changes = await self._drain(feed, run, mark.name, marking)
+            drained = await self._drain(feed, run, mark.name, marking)
             theirs = await client.checksum(feed.receiver, at.tenant, await run.fences.take(), budget_s=budget_s)
             ours = await marking
         finally:
@@ -150,7 +154,31 @@ class LargeMoves:
         log.info("move_verified", **_fields(move), rows=theirs.rows, marker=mark.name, locked_ms=ours.locked_ms)
         progress = msgspec.structs.replace(
             move.progress, markers=number, verified=move.progress.verified + 1, touched=0, lag_bytes=None,
-            changes=move.progress.changes + changes,
+            changes=move.progress.changes + drained.changes,
+        )  # fmt: skip
+        return {"progress": progress}
+
+    async def rehearse(self, move: Move, run: Run, budget_s: float) -> dict[str, Any]:
+        """Do what the hold will wait for, while the tenant is served: the hold begins only if this was quick.
+
+        After one that was not, changes are carried over for a while first.
+        """
+        feed, progress = feed_of(move, run), move.progress
+        if progress.drain_s is not None:
+            ends = self._clock() + min(ROUND_S, budget_s)
+            while self._clock() < ends:
+                batch, _applied = await self._carry(feed, run, WAIT_MS)
+                progress = msgspec.structs.replace(progress, changes=progress.changes + batch.changes)
+        number = progress.markers + 1
+        mark = transfer.Mark(feed.stream, f"{move.id}-{run.term}-{number}", MARK_MS, checksum=False)
+        marked = await self._client.marker(feed.sender, run.at.tenant, await run.fences.take(), mark, budget_s=budget_s)
+        began = self._clock()
+        drained = await self._drain(feed, run, mark.name, None)
+        drain_s = round(marked.locked_ms / 1000 + self._clock() - began, 4)
+        log.info("move_rehearsed", **_fields(move), drained_ms=round(drain_s * 1000, 1), changes=drained.changes)
+        progress = msgspec.structs.replace(
+            progress, markers=number, changes=progress.changes + drained.changes, lag_bytes=drained.lag_bytes,
+            touched=drained.touched, drain_s=drain_s, rehearsals=progress.rehearsals + 1,
         )  # fmt: skip
         return {"progress": progress}
 
@@ -188,7 +216,7 @@ class LargeMoves:
         # Files need no fence that an apply would raise, and nobody writes one any more: both go on side by side.
         files = asyncio.create_task(self.carry_blobs(feed.sender, feed.receiver, run))
         try:
-            changes = await self._drain(feed, run, end, None)
+            carried = await self._drain(feed, run, end, None)
             await files
         finally:
             files.cancel()
@@ -196,10 +224,10 @@ class LargeMoves:
         drained = self._clock()
         await self._compare_remainder(feed, run, budget_s)
         log.info(
-            "move_drained", **_fields(move), changes=changes, drained_ms=round((drained - began) * 1000, 1),
+            "move_drained", **_fields(move), changes=carried.changes, drained_ms=round((drained - began) * 1000, 1),
             compared_ms=round((self._clock() - drained) * 1000, 1),
         )  # fmt: skip
-        return {"progress": msgspec.structs.replace(move.progress, changes=move.progress.changes + changes)}
+        return {"progress": msgspec.structs.replace(move.progress, changes=move.progress.changes + carried.changes)}
 
     async def _compare_remainder(self, feed: Feed, run: Run, budget_s: float) -> None:
         client, tenant = self._client, run.at.tenant
@@ -274,8 +302,8 @@ class LargeMoves:
         if held is None:  # cell zero: what can be made again is made again after the next leaving
             log.warning("files_left_behind", **{Field.TENANT: run.at.tenant}, target=receiver.name, files=len(ours))
             return 0, 0
-        there = {blob.name for blob in held}
-        missing = [blob for blob in ours if blob.name not in there]
+        there = {(blob.name, blob.size) for blob in held}
+        missing = [blob for blob in ours if (blob.name, blob.size) not in there]
         for blob in missing:
             fence = await run.fences.take()
             await self._client.copy_blob(sender, receiver, run.at.tenant, fence, blob.name, budget_s=BLOB_S)
@@ -325,8 +353,10 @@ class LargeMoves:
         run.flow.position = applied.position
         return batch, applied
 
-    async def _drain(self, feed: Feed, run: Run, marker: str, marking: "asyncio.Task[transfer.Marked] | None") -> int:
-        """Carry changes over until the receiver stands at ``marker``; how many rows changed."""
+    async def _drain(
+        self, feed: Feed, run: Run, marker: str, marking: "asyncio.Task[transfer.Marked] | None"
+    ) -> "_Drained":
+        """Carry changes over until the receiver stands at ``marker``."""
         changes = 0
         while True:
             if marking is not None and marking.done() and marking.exception() is not None:
@@ -334,7 +364,7 @@ class LargeMoves:
             batch, applied = await self._carry(feed, run, HOLD_WAIT_MS)
             changes += batch.changes
             if applied is not None and applied.marker == marker:
-                return changes
+                return _Drained(changes, batch.lag_bytes, applied.touched)
 
     async def _position(self, feed: Feed, tenant: TenantId) -> int:
         """Where the receiver stands, by its own word."""
@@ -342,6 +372,15 @@ class LargeMoves:
             if (status.stream, status.tenant, status.role) == (feed.stream, tenant, "receiver"):
                 return status.position
         raise StreamLostError(f"{feed.receiver.name} does not receive {feed.stream}")
+
+
+@dataclass(frozen=True, slots=True)
+class _Drained:
+    """What was carried over to a marker: rows that changed, the lag behind it, rows touched since the comparison."""
+
+    changes: int
+    lag_bytes: int
+    touched: int
 
 
 class _Copied:

@@ -9,7 +9,9 @@ The order of these states is what the protocol's safety hangs on (docs/architect
   one that the target may ever be asked to activate.
 - After it nothing leads back: the actions are repeated until they succeed, with backoff and an alarm.
 - A large tenant is copied and followed (`COPYING`, `CATCHING_UP`) while it is served; the hold begins once both sides
-  were equal at a marker, what changed since is little, and the way back is open (docs/moves.md).
+  were equal at a marker, what changed since is little, the way back is open, and carrying everything over to a marker
+  was just found to be quick (docs/moves.md). A hold that takes too long all the same ends by way of `THAWING` in
+  `CATCHING_UP`, with the copy kept and new epochs: no activation was ever sent, so none of the old ones is needed.
   After its switch it stays in `STANDBY`, changes flowing backwards, until somebody finalizes it or rolls it back.
 - That rollback is a move of its own on the path `BACK`; the undone one waits in `RETURNING`, which nobody drives.
 
@@ -31,6 +33,7 @@ class State(StrEnum):
     CATCHING_UP = "catching_up"  # large: changes since the snapshot flow, and are compared at a marker
     HOLDING = "holding"  # routers were asked to hold; the source may be frozen
     FROZEN = "frozen"  # the source serves nothing; rows are copied and compared
+    THAWING = "thawing"  # large: the hold took too long; the source gets its tenant back, the copy is kept
     SWITCHING = "switching"  # DECIDED: the target may serve
     STANDBY = "standby"  # the new route is published; the source still has the rows, of a large tenant kept up to date
     RETURNING = "returning"  # a rollback is under way as a move of its own; this one waits for its outcome
@@ -68,6 +71,8 @@ class Do(StrEnum):
     FOLLOW = "follow"  # carry changes over
     VERIFY = "verify"  # put a marker into the stream, stop there, compare everything
     OPEN_BACK = "open-back"  # the stream for the way back, before the hold: it waits for the oldest writer
+    REHEARSE = "rehearse"  # carry everything over to a marker, and measure how long that takes
+    THAW = "thaw"  # the source serves again, at the epoch that the move now begins from
     BEGIN_ANEW = "begin-anew"  # nothing but the commit: the stream was lost, so the copy is worth nothing
     DRAIN = "drain"  # to the marker that the freeze left, compare what changed since the last comparison
     STAND_BY = "stand-by"  # give the source its hint, let it follow the target
@@ -91,8 +96,9 @@ LEGAL: Final = MappingProxyType(
         State.PREPARING: frozenset({State.COPYING, State.HOLDING, State.ABORTING}),
         State.COPYING: frozenset({State.CATCHING_UP, State.ABORTING}),
         State.CATCHING_UP: frozenset({State.COPYING, State.HOLDING, State.ABORTING}),
-        State.HOLDING: frozenset({State.FROZEN, State.ABORTING}),
-        State.FROZEN: frozenset({State.SWITCHING, State.ABORTING}),
+        State.HOLDING: frozenset({State.FROZEN, State.THAWING, State.ABORTING}),
+        State.FROZEN: frozenset({State.SWITCHING, State.THAWING, State.ABORTING}),
+        State.THAWING: frozenset({State.CATCHING_UP, State.ABORTING}),
         State.SWITCHING: frozenset({State.STANDBY}),
         State.STANDBY: frozenset({State.PURGING, State.RETURNING}),
         State.RETURNING: frozenset({State.STANDBY, State.ROLLED_BACK}),
@@ -105,13 +111,14 @@ LEGAL: Final = MappingProxyType(
         State.ROLLED_BACK: frozenset[State](),
     }
 )
-PAUSABLE: Final = frozenset({State.PLANNED, State.PREPARING, State.COPYING, State.CATCHING_UP})  # before any hold
-UNDECIDED: Final = PAUSABLE | {State.HOLDING, State.FROZEN}  # a cancel is taken
+PAUSABLE: Final = frozenset({State.PLANNED, State.PREPARING, State.COPYING, State.CATCHING_UP})  # nobody is held
+UNDECIDED: Final = PAUSABLE | {State.HOLDING, State.FROZEN, State.THAWING}  # a cancel is taken
 GOING_BACK: Final = frozenset({State.ABORTING, State.RESTORING})
 DECIDED: Final = frozenset({State.SWITCHING, State.STANDBY, State.PURGING})
 TERMINAL: Final = frozenset({State.DONE, State.CANCELLED, State.FAILED, State.ROLLED_BACK})
 WAITING: Final = frozenset({State.RETURNING})  # neither over nor driven: its rollback carries it on
 UNFINISHED: Final = frozenset(State) - TERMINAL - WAITING
+_PATIENT: Final = frozenset({State.COPYING, State.CATCHING_UP, State.THAWING})  # what was copied is worth waiting for
 
 
 @dataclass(frozen=True, slots=True)
@@ -135,6 +142,11 @@ class Budgets:
     lag_bytes: int = 4 << 20  # of the server's log, everybody's, that may be outstanding when the hold begins
     remainder_rows: int = 4_000  # that may have changed since the comparison when the hold begins; doubles with each
     remainder_max: int = 20_000  # comparison, up to this, or a busy tenant would be compared for ever
+    drain_s: float = 0.5  # that a rehearsal may have taken for the hold to begin; doubled with every `drain_tries` of
+    drain_tries: int = 10  # them, because a machine that is slow for good is better moved slowly than never,
+    drain_max_s: float = 2.0  # up to this
+    holds: int = 5  # that may be ended because they took too long; the move is given up at the next one
+    rest_s: float = 5.0  # of following after such a hold; doubled with each
     pause_s: float = 1.0  # between two looks at a move that was told to wait
 
 
@@ -149,6 +161,9 @@ class Stream:
     standing: bool = False  # the source was told to follow
     lost: bool = False  # the stream backwards is gone: a rollback would lose writes
     copies: int = 0  # begun so far
+    drain_s: float | None = None  # what it took just now to carry everything over to a marker
+    rehearsals: int = 0  # since the last hold
+    holds: int = 0  # that were ended because they took too long
 
 
 NO_STREAM: Final = Stream()
@@ -228,11 +243,11 @@ def settle(s: Snapshot, action: Action, failure: Failure, budgets: Budgets) -> A
         return Action(Do.BEGIN_ANEW, State.COPYING, f"the copy begins anew: {failure.reason}")
     if s.state in UNDECIDED and not failure.retry:
         return Action(Do.GIVE_UP, State.ABORTING, failure.reason)
-    tries = budgets.stream_tries if s.state in (State.COPYING, State.CATCHING_UP) else budgets.tries
+    tries = budgets.stream_tries if s.state in _PATIENT else budgets.tries
     if s.state in UNDECIDED and failures >= tries:
         return Action(Do.GIVE_UP, State.ABORTING, f"{failure.reason} ({failures} tries)")
     wait_s = min(budgets.backoff_s * 2.0 ** min(failures - 1, 30), budgets.backoff_max_s)
-    alarm = s.state not in UNDECIDED and failures >= budgets.alarm_after
+    alarm = (s.state not in UNDECIDED or s.state is State.THAWING) and failures >= budgets.alarm_after
     return Action(action.do, s.state, failure.reason, wait_s=wait_s, alarm=alarm)
 
 
@@ -260,6 +275,8 @@ def _forward(s: Snapshot, b: Budgets) -> Action:
         return Action(Do.SNAPSHOT, State.CATCHING_UP, "the snapshot is copied; changes since are carried over", left)
     if s.state is State.CATCHING_UP:
         return _catch_up(s, b)
+    if s.state is State.THAWING:
+        return Action(Do.THAW, State.CATCHING_UP, "the source has its tenant back; changes are carried on", b.command_s)
     return _cut_over(s, b)
 
 
@@ -291,15 +308,29 @@ def _catch_up(s: Snapshot, b: Budgets) -> Action:
         return Action(Do.OPEN_BACK, s.state, "the way back is opened", b.verify_s)
     if s.paused:
         return Action(Do.FOLLOW, s.state, "paused: changes are carried over, nobody is held", b.round_s)
+    if stream.holds and s.in_state_s < b.rest_s * 2.0 ** (stream.holds - 1):
+        return Action(Do.FOLLOW, s.state, f"changes are carried over after {stream.holds} holds too long", b.round_s)
+    if stream.drain_s is None or stream.drain_s > _patience(stream, b):
+        return Action(Do.REHEARSE, s.state, "what a hold would wait for is measured", b.verify_s)
     return Action(
-        Do.BEGIN, State.HOLDING, f"{stream.lag_bytes} bytes behind, {stream.touched} rows to compare; routers hold"
-    )
+        Do.BEGIN, State.HOLDING,
+        f"{stream.lag_bytes} bytes behind, {stream.touched} rows to compare, carried over within"
+        f" {stream.drain_s * 1000:.0f} ms; routers hold",
+    )  # fmt: skip
+
+
+def _patience(stream: Stream, b: Budgets) -> float:
+    """Seconds that the last rehearsal may have taken."""
+    return min(b.drain_s * 2.0 ** (stream.rehearsals // b.drain_tries), b.drain_max_s)
 
 
 def _cut_over(s: Snapshot, b: Budgets) -> Action:
     left = b.hold_s - s.held_s
     if left <= 0:
-        return Action(Do.GIVE_UP, State.ABORTING, f"the tenant was held for more than {b.hold_s:g} s")
+        said = f"the tenant was held for more than {b.hold_s:g} s"
+        if s.path is not Path.SMALL and s.stream.holds < b.holds:
+            return Action(Do.GIVE_UP, State.THAWING, said)
+        return Action(Do.GIVE_UP, State.ABORTING, said)
     if s.state is State.HOLDING:
         return Action(Do.FREEZE, State.FROZEN, "the source is frozen", left)
     if s.path is Path.SMALL:

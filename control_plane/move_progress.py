@@ -25,6 +25,9 @@ class Progress(msgspec.Struct, frozen=True, omit_defaults=True):
     changes: int = 0  # changed rows carried over since the snapshot
     lag_bytes: int | None = None  # None: not measured since something took long
     touched: int = 0
+    drain_s: float | None = None  # what a rehearsal of the hold took; None: none since changes were carried over
+    rehearsals: int = 0  # since the last hold
+    holds: int = 0  # that were ended because they took too long
     back_position: int | None = None  # from where the way back is fed, once it is open
     standing: bool = False
     changes_back: int = 0
@@ -41,6 +44,9 @@ class Progress(msgspec.Struct, frozen=True, omit_defaults=True):
             standing=self.standing,
             lost=bool(self.lost),
             copies=self.copies,
+            drain_s=self.drain_s,
+            rehearsals=self.rehearsals,
+            holds=self.holds,
         )
 
     @property

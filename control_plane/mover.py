@@ -46,6 +46,7 @@ _PAST: Final = {
     State.CATCHING_UP: "catching_up_began",
     State.HOLDING: "held",
     State.FROZEN: "frozen",
+    State.THAWING: "hold_ended",
     State.SWITCHING: "decided",
     State.STANDBY: "switched",
     State.PURGING: "confirmed",
@@ -191,6 +192,8 @@ class Mover:
                     return await self._large.verify(move, run, action.budget_s)
                 case Do.OPEN_BACK:
                     return await self._large.open_back(move, run)
+                case Do.REHEARSE:
+                    return await self._large.rehearse(move, run, action.budget_s)
                 case Do.DRAIN:
                     return await self._large.drain(move, run, action.budget_s)
                 case Do.STAND_BY:
@@ -211,6 +214,7 @@ class Mover:
             Do.PURGE: self._purge,
             Do.ABORT: self._abort,
             Do.RESTORE: self._restore,
+            Do.THAW: self._thaw,
         }.get(action.do)
         return {} if work is None else await work(move, run, action.budget_s)
 
@@ -290,6 +294,13 @@ class Mover:
         await self._client.restore(run.at.source, run.at.tenant, fence, move.epoch, budget_s=budget_s)
         return {}
 
+    async def _thaw(self, move: Move, run: Run, budget_s: float) -> dict[str, Any]:
+        """The same at the epoch that the move goes on from; the target keeps what it has."""
+        fence = await run.fences.take()
+        await self._client.restore(run.at.source, run.at.tenant, fence, move.source_epoch, budget_s=budget_s)
+        run.flow.broken()
+        return {}
+
     # -- commits ------------------------------------------------------------------------------------------------
 
     async def _commit(self, move: Move, then: State, reason: str, facts: dict[str, Any]) -> None:
@@ -304,11 +315,16 @@ class Mover:
         async with self._engine.begin() as conn:
             query = sa.select(tenants).where(tenants.c.number == move.tenant).with_for_update()
             tenant = Tenant.of((await conn.execute(query)).one())
-            given_back = move.state is State.RESTORING
+            thawed = move.state is State.THAWING and then is State.CATCHING_UP
+            given_back = move.state is State.RESTORING or thawed
             if then is State.HOLDING:
                 facts["held_at"] = move_store.NOW
+            elif then is State.THAWING:
+                facts |= await _fresh_epochs(conn, tenant, move)
             elif then is State.STANDBY or given_back:
                 facts["hold_ms"] = move_store.HOLD_MS
+                if thawed:
+                    facts["held_at"] = None
                 if then is State.STANDBY:
                     facts["standby_at"] = move_store.NOW
             elif then is State.ABORTING:
@@ -321,7 +337,7 @@ class Mover:
             if then is State.STANDBY:
                 tenant = await _update_tenant(conn, tenant, cell=move.target, epoch=move.target_epoch)
             elif given_back:
-                tenant = await _update_tenant(conn, tenant, epoch=move.epoch)
+                tenant = await _update_tenant(conn, tenant, epoch=move.source_epoch if thawed else move.epoch)
             if then in TERMINAL:
                 await audit.record(conn, audit.CONTROL_PLANE, f"move_{_PAST[then]}", f"move:{move.id}", reason=reason)
                 tenant = await _update_tenant(conn, tenant, **marks)
@@ -373,6 +389,18 @@ async def _settle_undone(conn: AsyncConnection, move: Move, then: State, reason:
 async def _update_tenant(conn: AsyncConnection, tenant: Tenant, **values: Any) -> Tenant:
     query = tenants.update().where(tenants.c.number == tenant.number).values(updated_at=sa.func.now(), **values)
     return Tenant.of((await conn.execute(query.returning(tenants))).one())
+
+
+async def _fresh_epochs(conn: AsyncConnection, tenant: Tenant, move: Move) -> dict[str, Any]:
+    """For a move that goes back to following: the source's next epoch, the target's above it, and a measure to take."""
+    await _update_tenant(conn, tenant, epoch_high=tenant.epoch_high + 2)
+    progress = msgspec.structs.replace(
+        move.progress, holds=move.progress.holds + 1, rehearsals=0, lag_bytes=None, drain_s=None
+    )
+    return {
+        "source_epoch": tenant.epoch_high + 1, "target_epoch": tenant.epoch_high + 2,
+        "progress": msgspec.to_builtins(progress),
+    }  # fmt: skip
 
 
 def _route_state(tenant: Tenant, then: State) -> routes.State:

@@ -61,12 +61,14 @@ class Move:
     source: str
     target: str
     epoch: int  # that the target gets
+    source_epoch: int
     restore: int = 0
     state: State = State.PLANNED
     cancel: bool = False
     paused: bool = False
     finalize: bool = False
     held: bool = False
+    late: bool = False  # its hold took too long
     stream: Stream = NO_STREAM
 
 
@@ -100,6 +102,7 @@ STEPS: dict[Do, list[str]] = {
     Do.SNAPSHOT: ["target prepare", "copy"],
     Do.FOLLOW: ["carry"],
     Do.VERIFY: ["carry", "compare"],
+    Do.REHEARSE: ["carry", "rehearse"],
     Do.OPEN_BACK: ["open-back"],
     Do.FREEZE: ["source freeze"],
     Do.DRAIN: ["carry", "compare"],
@@ -110,6 +113,7 @@ STEPS: dict[Do, list[str]] = {
     Do.PURGE: ["close", "source purge"],
     Do.ABORT: ["target abort"],
     Do.RESTORE: ["source restore"],
+    Do.THAW: ["source thaw"],
 }
 ALLOWED = {
     "prepare": ("gone", "aborted", "importing"), "freeze": ("active", "frozen"), "activate": ("importing", "standby"),
@@ -128,7 +132,7 @@ class LargeWorld(RuleBasedStateMachine):
     def __init__(self) -> None:
         super().__init__()
         self.cells = {A: Cell("active", 1, frozenset({0}), (0,)), B: Cell()}
-        self.moves = [Move(Path.LARGE, A, B, 2)]
+        self.moves = [Move(Path.LARGE, A, B, 2, 1)]
         self.home, self.epochs, self.seq, self.term = A, 2, 0, 0
         self.acknowledged = {0}
         self.sent: list[Message] = []
@@ -165,7 +169,12 @@ class LargeWorld(RuleBasedStateMachine):
         if first.state is State.STANDBY and not first.finalize and not first.stream.lost:
             self.epochs += 1
             self.moves[0] = replace(first, state=State.RETURNING)
-            self.moves.append(Move(Path.BACK, B, A, self.epochs))
+            self.moves.append(Move(Path.BACK, B, A, self.epochs, first.epoch))
+
+    @rule()
+    def hold_for_too_long(self) -> None:
+        if self.moves[-1].state in (State.HOLDING, State.FROZEN):
+            self.moves[-1] = replace(self.moves[-1], late=True)
 
     @rule()
     def lose_a_slot(self) -> None:
@@ -205,7 +214,7 @@ class LargeWorld(RuleBasedStateMachine):
         """The next command takes effect, and its leader never hears of it."""
         leader = data.draw(st.sampled_from(self.leaders))
         self._step(leader)
-        if leader.action is not None and leader.failure is None:
+        if leader.action is not None and leader.failure is None and leader.action.do in STEPS:
             leader.todo, leader.failure = [], Failure("no answer", retry=True, silent=True)
 
     @precondition(lambda self: self.sent)
@@ -253,9 +262,10 @@ class LargeWorld(RuleBasedStateMachine):
     def _snapshot(self, leader: Leader) -> Snapshot:
         m = leader.seen
         assert m is not None
+        rested_s = BUDGETS.rest_s * 2**BUDGETS.holds
         return Snapshot(
-            m.state, m.cancel, m.held, leader.tries.failures, leader.tries.silent, 0.0, 0.0, m.path, m.stream, m.paused,
-            m.finalize,
+            m.state, m.cancel, m.held, leader.tries.failures, leader.tries.silent, rested_s,
+            BUDGETS.hold_s if m.late else 0.0, m.path, m.stream, m.paused, m.finalize,
         )  # fmt: skip
 
     def _do(self, leader: Leader, step: str) -> str | None:
@@ -266,7 +276,8 @@ class LargeWorld(RuleBasedStateMachine):
         source, target = self.cells[m.source], self.cells[m.target]
         if command:
             self.seq += 1
-            epoch = m.restore if command in ("restore", "abort") else m.epoch
+            epoch = {"restore": m.restore, "abort": m.restore or m.epoch, "thaw": m.source_epoch}.get(command, m.epoch)
+            command = "restore" if command == "thaw" else command
             message = Message(m.source if side == "source" else m.target, command, (leader.term, self.seq), epoch)
             self.sent.append(message)
             return self._apply(message)
@@ -287,6 +298,8 @@ class LargeWorld(RuleBasedStateMachine):
                 if self.drains and source.rows != target.rows and m.state is State.FROZEN:
                     return "differs"
                 leader.facts = replace(stream, verified=stream.verified + 1, touched=0, lag_bytes=None)
+            case "rehearse":
+                leader.facts = replace(stream, lag_bytes=0, drain_s=0.0)
             case "open-back":
                 if target.state != "importing":
                     return WRONG
@@ -368,15 +381,21 @@ class LargeWorld(RuleBasedStateMachine):
             self.moves[leader.which] = replace(now, stream=stream)
             return
         check(now.state, then)
-        restore = now.restore
+        restore, epoch, source_epoch = now.restore, now.epoch, now.source_epoch
         if then is State.ABORTING:
             self.epochs += 1
             restore = self.epochs
+        if then is State.THAWING:
+            stream = replace(stream, holds=stream.holds + 1, lag_bytes=None, drain_s=None)
+            source_epoch, epoch = self.epochs + 1, self.epochs + 2
+            self.epochs = epoch
         if then is State.STANDBY:
             self.home = now.target
+        thawed = (now.state, then) == (State.THAWING, State.CATCHING_UP)
         self.moves[leader.which] = replace(
-            now, state=then, stream=stream, restore=restore, held=now.held or then is State.HOLDING
-        )
+            now, state=then, stream=stream, restore=restore, epoch=epoch, source_epoch=source_epoch,
+            held=(now.held or then is State.HOLDING) and not thawed, late=now.late and not thawed,
+        )  # fmt: skip
         if leader.which and then in TERMINAL:
             undone = State.ROLLED_BACK if then is State.DONE else State.STANDBY
             self.moves[0] = replace(self.moves[0], state=undone)

@@ -45,6 +45,9 @@ snapshots = st.builds(
         standing=st.booleans(),
         lost=st.booleans(),
         copies=st.integers(0, 5),
+        drain_s=st.none() | st.floats(0, 10),
+        rehearsals=st.integers(0, 100),
+        holds=st.integers(0, 6),
     ),
     paused=st.booleans(),
     finalize=st.booleans(),
@@ -161,11 +164,13 @@ def test_an_illegal_change_of_state_is_an_error() -> None:
         check(State.SWITCHING, State.ABORTING)
 
 
-CAUGHT_UP = Stream(lag_bytes=0, verified=1, back_open=True, copies=1)
+CAUGHT_UP = Stream(lag_bytes=0, verified=1, back_open=True, copies=1, drain_s=0.0)
+SLOW = replace(CAUGHT_UP, drain_s=0.6)  # a rehearsal that took longer than the first of them may
 
 
-def catching_up(stream: Stream, *, path: Path = Path.LARGE, paused: bool = False) -> Action:
-    return decide(Snapshot(State.CATCHING_UP, path=path, stream=stream, paused=paused), BUDGETS)
+def catching_up(stream: Stream, *, path: Path = Path.LARGE, paused: bool = False, in_state_s: float = 0.0) -> Action:
+    s = Snapshot(State.CATCHING_UP, path=path, stream=stream, paused=paused, in_state_s=in_state_s)
+    return decide(s, BUDGETS)
 
 
 @given(snapshots)
@@ -176,6 +181,8 @@ def test_nobody_is_held_before_both_sides_were_equal_and_little_is_outstanding(s
         assert s.stream.lag_bytes <= BUDGETS.lag_bytes
         assert s.stream.touched <= BUDGETS.remainder_max
         assert s.stream.back_open or s.path is not Path.LARGE
+        assert s.stream.drain_s is not None
+        assert s.stream.drain_s <= BUDGETS.drain_max_s
         assert not s.paused
         assert not s.cancel_requested
 
@@ -197,6 +204,10 @@ def test_a_paused_move_never_comes_nearer_to_a_hold(s: Snapshot) -> None:
         (replace(CAUGHT_UP, touched=BUDGETS.remainder_rows + 1, verified=2), Do.BEGIN),
         (replace(CAUGHT_UP, touched=BUDGETS.remainder_max + 1, verified=50), Do.VERIFY),
         (replace(CAUGHT_UP, back_open=False), Do.OPEN_BACK),
+        (replace(CAUGHT_UP, drain_s=None), Do.REHEARSE),
+        (SLOW, Do.REHEARSE),
+        (replace(SLOW, rehearsals=BUDGETS.drain_tries), Do.BEGIN),
+        (replace(SLOW, drain_s=BUDGETS.drain_max_s + 0.1, rehearsals=1000), Do.REHEARSE),
         (CAUGHT_UP, Do.BEGIN),
     ],
 )
@@ -207,6 +218,36 @@ def test_catching_up_does_what_is_missing_and_measures_the_lag_last(stream: Stre
 def test_the_way_back_needs_no_way_back_of_its_own() -> None:
     assert catching_up(replace(CAUGHT_UP, back_open=False), path=Path.BACK).then is State.HOLDING
     assert decide(Snapshot(State.PLANNED, path=Path.BACK), BUDGETS).then is State.CATCHING_UP
+
+
+@pytest.mark.parametrize("state", [State.HOLDING, State.FROZEN])
+@pytest.mark.parametrize("path", [Path.LARGE, Path.BACK])
+def test_a_hold_that_is_too_long_does_not_throw_a_large_copy_away_until_it_was_so_some_times(
+    state: State, path: Path
+) -> None:
+    held = Snapshot(state, held=True, held_s=BUDGETS.hold_s, path=path, stream=CAUGHT_UP)
+    for holds, then in ((0, State.THAWING), (BUDGETS.holds - 1, State.THAWING), (BUDGETS.holds, State.ABORTING)):
+        assert decide(replace(held, stream=replace(CAUGHT_UP, holds=holds)), BUDGETS).then is then
+
+
+def test_a_tenant_that_was_held_too_long_is_left_alone_longer_each_time() -> None:
+    rests = []
+    for holds in range(1, BUDGETS.holds + 1):
+        rest = next(
+            s for s in range(10_000) if catching_up(replace(CAUGHT_UP, holds=holds), in_state_s=s).do is Do.BEGIN
+        )
+        rests.append(rest)
+    assert rests == [BUDGETS.rest_s * 2**n for n in range(BUDGETS.holds)]
+
+
+def test_a_source_that_may_be_frozen_is_thawed_for_as_long_as_a_copy_is_worth_and_people_hear_of_it() -> None:
+    s = Snapshot(State.THAWING, held=True, path=Path.LARGE, failures=BUDGETS.tries, stream=replace(CAUGHT_UP, holds=1))
+    action = decide(s, BUDGETS)
+    assert (action.do, action.then) == (Do.THAW, State.CATCHING_UP)
+    verdict = settle(s, action, Failure("away", retry=True), BUDGETS)
+    assert (verdict.then, verdict.alarm) == (State.THAWING, True)
+    given_up = settle(replace(s, failures=BUDGETS.stream_tries), action, Failure("away", retry=True), BUDGETS)
+    assert given_up.then is State.ABORTING
 
 
 def test_a_paused_move_that_has_caught_up_goes_on_following() -> None:
