@@ -209,8 +209,8 @@ MOVE_RUNNING = Problem("move-running", 409, "The tenant is being moved", "Wait f
 TENANT_TOO_LARGE = Problem(
     "tenant-too-large",
     409,
-    "The tenant is too large to be moved in one step",
-    "Delete what it does not need, or leave it where it is: moving large tenants is not built yet.",
+    "The tenant is too large to be moved from where it is",
+    "Delete or archive what it does not need there first; detail says what the limit is.",
 )
 NOTHING_TO_MOVE = Problem("nothing-to-move", 409, "There is nothing to move", "Leave it as it is.")
 PLAN_INCOMPLETE = Problem(
@@ -224,6 +224,12 @@ BATCH_RUNNING = Problem(
 )
 MOVE_UNDONE = Problem(
     "move-undone", 409, "A batch of moves would undo this", "Wait for the batch, or cancel it: cellctl plans status"
+)
+NO_STREAM_ROOM = Problem(
+    "no-stream-room",
+    409,
+    "A database server takes no more streams of changes",
+    "Finalize a move whose standby is not needed (cellctl moves finalize), or wait, or raise the limit of the server.",
 )
 PINNED = Problem("tenant-pinned", 409, "The tenant is pinned to a cell", "Unpin it first: cellctl tenants unpin TENANT")
 UNTRANSLATABLE = Problem(

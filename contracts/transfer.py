@@ -42,8 +42,9 @@ Command             At          What it does
 ``snapshot``, ``changes``, ``marker``, ``remainder``, ``verified`` and ``stream/close`` do not raise the fence: they may
 run beside another command of the same move. They are refused below the fence's term. ``GET /transfer/v1/streams`` lists
 every stream that the cell has a part of, ``GET /transfer/v1/tenants/{tenant}/preflight`` says what a move would carry
-and what forbids it. Blobs: ``GET .../blobs`` (`BlobInfo` array), ``GET .../blobs/{name}``, and ``PUT .../blobs/{name}``
-(fenced, state importing or standby), which is whole or absent.
+and what forbids it, ``GET .../room`` whether its server takes another stream. Blobs: ``GET .../blobs`` (`BlobInfo`
+array), ``GET .../blobs/{name}``, and ``PUT .../blobs/{name}`` (fenced, state importing or standby), which is whole or
+absent.
 """
 
 import re
@@ -372,13 +373,30 @@ class StreamStatus(msgspec.Struct, frozen=True):
 
 
 class Preflight(msgspec.Struct, frozen=True):
-    """What a move would carry, by estimate, and what forbids it: sentences, none where it may begin."""
+    """What a move would carry, by estimate, and what forbids a large one: sentences, none where it may begin.
+
+    ``hold_ms``: what the hold of a large move costs here beyond that of any other.
+    """
 
     rows: int
     bytes: int
     blobs: int
     blob_bytes: int
     obstacles: tuple[str, ...] = ()
+    hold_ms: float = 0.0
+
+
+class StreamRoom(msgspec.Struct, frozen=True):
+    """``GET .../room``: what the server of the tenant's shard here takes of streams, whether or not the tenant is here.
+
+    ``slots`` are of senders and ``origins`` of receivers: there are so many, and so many there may be.
+    """
+
+    shard: str
+    slots: int
+    slots_max: int
+    origins: int
+    origins_max: int
 
 
 class BlobInfo(msgspec.Struct, frozen=True):

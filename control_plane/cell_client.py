@@ -187,6 +187,17 @@ class CellClient:
         """What a move would carry, by estimate, and what forbids it."""
         return await self._get(cell, f"/tenants/{tenant}/preflight", transfer.Preflight, budget_s)
 
+    async def room(
+        self, cell: CellAddress, tenant: TenantId, *, budget_s: float = BUDGET_S
+    ) -> transfer.StreamRoom | None:
+        """How many more streams the tenant's server there takes; None of a cell that cannot say."""
+        try:
+            return await self._get(cell, f"/tenants/{tenant}/room", transfer.StreamRoom, budget_s)
+        except CellRefusedError as e:
+            if e.status == 404:
+                return None
+            raise
+
     async def streams(self, cell: CellAddress, *, budget_s: float = BUDGET_S) -> list[transfer.StreamStatus]:
         """Every stream of which the cell has a part, also such as nobody needs any more."""
         return await self._get(cell, "/streams", list[transfer.StreamStatus], budget_s)

@@ -6,13 +6,14 @@ from typing import Final
 from contracts import problems, transfer
 from contracts.ids import TenantId
 from contracts.problems import ProblemError
-from control_plane.cell_client import CellAddress, CellClient, CellRefusedError, CellUnreachableError
+from control_plane.cell_client import CellAddress, CellClient, CellError, CellRefusedError, CellUnreachableError
 from control_plane.move import Path
 
 # What a hold costs (loopback, two shards on two cores): a fixed part, and of a small tenant rows copied and compared.
 HOLD_FIXED_MS: Final = 60.0
 HOLD_ROWS_PER_MS: Final = 25.0
 HOLD_LARGE_MS: Final = 90.0  # the last changes, and the comparison of what was touched
+HOLD_MOST_MS: Final = 4000.0  # of an estimate: what takes longer might not fit into `move.Budgets.hold_s`
 COPY_ROWS_PER_S: Final = 150_000.0
 COPY_FIXED_S: Final = 0.5
 COPY_BYTES_PER_S: Final = 40e6
@@ -25,7 +26,10 @@ SMALL_BLOB_BYTES: Final = 8 << 20
 
 @dataclass(frozen=True, slots=True)
 class Weight:
-    """What a tenant would carry, by its cell's estimate. ``streams``: the cell can send changes as they happen."""
+    """What a tenant would carry, by its cell's estimate. ``streams``: the cell can send changes as they happen.
+
+    ``hold_ms``: what the hold of a large move costs beyond `HOLD_LARGE_MS`, because of the cell that it leaves.
+    """
 
     rows: int
     bytes: int = 0
@@ -33,6 +37,7 @@ class Weight:
     blob_bytes: int = 0
     obstacles: tuple[str, ...] = ()
     streams: bool = True
+    hold_ms: float = 0.0
 
     @property
     def fits_the_hold(self) -> bool:
@@ -71,7 +76,7 @@ async def weigh(client: CellClient, cell: CellAddress, tenant: TenantId, slug: s
             return await _counted(client, cell, tenant, slug)
     except CellUnreachableError as e:
         raise ProblemError(problems.CELL_UNAVAILABLE, f"{cell.name} does not answer: {e.reason}") from e
-    return Weight(found.rows, found.bytes, found.blobs, found.blob_bytes, found.obstacles)
+    return Weight(found.rows, found.bytes, found.blobs, found.blob_bytes, found.obstacles, hold_ms=found.hold_ms)
 
 
 async def _counted(client: CellClient, cell: CellAddress, tenant: TenantId, slug: str) -> Weight:
@@ -101,7 +106,35 @@ def path_of(weight: Weight, slug: str, *, standby: bool) -> Path:
         )
     if weight.obstacles:
         raise ProblemError(problems.NOT_REPLICABLE, f"{slug} cannot be moved: {'; '.join(weight.obstacles)}")
+    if HOLD_LARGE_MS + weight.hold_ms > HOLD_MOST_MS:
+        raise ProblemError(
+            problems.TENANT_TOO_LARGE,
+            f"{slug} has about {weight.rows} rows, and its cell has to look at each of them within the hold: about"
+            f" {(HOLD_LARGE_MS + weight.hold_ms) / 1000:.1f} s, {HOLD_MOST_MS / 1000:g} s at most.",
+            limit_rows=int(weight.rows * (HOLD_MOST_MS - HOLD_LARGE_MS) / weight.hold_ms),
+        )
     return Path.LARGE
+
+
+async def check_room(client: CellClient, source: CellAddress, target: CellAddress, tenant: TenantId) -> None:
+    """`ProblemError` where a server at either end takes no more streams. A cell that does not answer is no hindrance:
+    the move comes to it soon enough."""
+    for cell in (source, target):
+        try:
+            found = await client.room(cell, tenant)
+        except CellError:
+            continue
+        if found is not None and (full := no_room(cell.name, found)):
+            raise ProblemError(problems.NO_STREAM_ROOM, full)
+
+
+def no_room(cell: str, room: transfer.StreamRoom) -> str:
+    """Why not one more stream each way; empty where there is room. Pure."""
+    if room.slots >= room.slots_max:
+        return f"{room.shard} of {cell} can send {room.slots_max} streams, and {room.slots} are open."
+    if room.origins >= room.origins_max:
+        return f"{room.shard} of {cell} can receive {room.origins_max} streams, and {room.origins} are open."
+    return ""
 
 
 def timing(weight: Weight, path: Path) -> tuple[float, float]:
@@ -110,4 +143,4 @@ def timing(weight: Weight, path: Path) -> tuple[float, float]:
         hold_ms = HOLD_FIXED_MS + weight.rows / HOLD_ROWS_PER_MS
         return hold_ms / 1000, hold_ms
     copy_s = max(weight.rows / COPY_ROWS_PER_S, weight.bytes / COPY_BYTES_PER_S)
-    return COPY_FIXED_S + copy_s + weight.blob_bytes / COPY_BYTES_PER_S, HOLD_LARGE_MS
+    return COPY_FIXED_S + copy_s + weight.blob_bytes / COPY_BYTES_PER_S, HOLD_LARGE_MS + weight.hold_ms

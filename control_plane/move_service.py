@@ -18,7 +18,7 @@ from control_plane.cell_client import CellClient
 from control_plane.cells import Cell, cell_of, reserve
 from control_plane.models import Tenant, tenants
 from control_plane.move import DECIDED, GOING_BACK, PAUSABLE, TERMINAL, UNDECIDED, WAITING, Kind, Path, State
-from control_plane.move_estimate import Estimate, path_of, timing, weigh
+from control_plane.move_estimate import Estimate, check_room, path_of, timing, weigh
 from control_plane.move_progress import Progress
 from control_plane.move_store import Move, Step
 from control_plane.signals import MOVES
@@ -83,9 +83,11 @@ class Moves:
         """What `start` would do; raises the same problems. Nothing is changed."""
         async with self._engine.connect() as conn:
             tenant = await tenant_named(conn, ref)
-            source, _target = await _checked(conn, tenant, to, returning=returning)
+            source, target = await _checked(conn, tenant, to, returning=returning)
         weight = await weigh(self._client, source.target, tenant_of(tenant.number), tenant.slug)
         path = path_of(weight, tenant.slug, standby=standby)
+        if path is Path.LARGE:
+            await check_room(self._client, source.target, target.target, tenant_of(tenant.number))
         copy_s, hold_ms = timing(weight, path)
         return Estimate(tenant_of(tenant.number), tenant.slug, tenant.cell, to, path, weight, copy_s, hold_ms)
 

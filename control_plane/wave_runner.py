@@ -1,12 +1,15 @@
 """Carries batches out, under the leader's lease: looks, asks `waves.decide`, starts ordinary moves, writes it down.
 
-Nothing here is remembered between two passes, so a crash at any point loses nothing: an item is running if and only if
-its move exists, because both are one transaction (`batch_store.claim`).
+Nothing that matters is remembered between two passes, so a crash at any point loses nothing: an item is running if and
+only if its move exists, because both are one transaction (`batch_store.claim`).
 """
 
 import asyncio
 import contextlib
 import random
+import time
+from collections.abc import Callable
+from dataclasses import replace
 from typing import Final
 
 import structlog
@@ -32,6 +35,7 @@ from control_plane.waves import OPEN, OVER, BatchState, Decision, Item, ItemStat
 
 IDLE_S: Final = 1.0  # without any signal, look for batches this often
 LOOK_S: Final = 0.2  # and at those that are open this often
+ROOM_S: Final = 10.0  # until a server that took no more streams is asked again
 
 # Refusals that another target may mend; all others are of the tenant or pass by themselves.
 _OF_TARGET: Final = frozenset({p.slug for p in (problems.CELL_FULL, problems.CONFLICT, problems.SCHEMA_MISMATCH,
@@ -53,6 +57,7 @@ class WaveRunner:
         *,
         idle_s: float = IDLE_S,
         look_s: float = LOOK_S,
+        clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._engine = engine
         self._signals = signals
@@ -60,6 +65,8 @@ class WaveRunner:
         self._rng = rng
         self._idle_s = idle_s
         self._look_s = look_s
+        self._clock = clock
+        self._resting: dict[int, float] = {}  # tenants whose servers took no more streams, until when
         self._outcomes = Counter(
             Metric.CONTROL_BATCH_MOVES, "Tenants of batches by outcome", ("outcome",), registry=registry
         )
@@ -139,7 +146,9 @@ class WaveRunner:
             found = {member.item.tenant: member for member in await batch_store.members(conn, batch.id)}
             elsewhere = await batch_store.under_way(conn, batch.id)
             unhealthy = frozenset(cell.name for cell in await cells_now(conn) if not cell.healthy)
-        items = [member.item for member in found.values()]
+        now = self._clock()
+        self._resting = {tenant: until for tenant, until in self._resting.items() if until > now}
+        items = [replace(m.item, ready=m.item.ready and m.item.tenant not in self._resting) for m in found.values()]
         snapshot = Snapshot(batch.state, items, batch.limits, batch.wave, batch.baked_s, elsewhere, unhealthy)
         return decide(snapshot), found
 
@@ -224,7 +233,9 @@ class WaveRunner:
             await self._write(batch, member, ItemState.SKIPPED, f"it lives in {tenant.cell} by now")
         elif problem is problems.PINNED:
             await self._write(batch, member, ItemState.SKIPPED, reason)
-        elif problem is problems.MOVE_RUNNING:
+        elif problem in (problems.MOVE_RUNNING, problems.NO_STREAM_ROOM):
+            if problem is problems.NO_STREAM_ROOM:  # asking costs a large tenant's cell a count of its rows
+                self._resting[item.tenant] = self._clock() + ROOM_S
             if reason != member.reason:
                 await self._write(batch, member, ItemState.WAITING, reason)
         elif problem.slug in _OF_TARGET and batch.kind is Kind.REBALANCE:

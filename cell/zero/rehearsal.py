@@ -16,7 +16,7 @@ from cell.shards.session import Pool
 from cell.transfer import catalogue, rows
 from cell.transfer.api import ACCESS
 from cell.zero import database, shop, staging
-from cell.zero.transfer import untranslatable
+from cell.zero.carry import untranslatable
 from cell.zero.translation.forward import forward
 from cell.zero.translation.rows import KeyMap, NewTenant
 from contracts import ids, problems

@@ -1,13 +1,13 @@
 """The monolith's tables as cell zero reads and writes them: one customer at a time, at one snapshot."""
 
-import hashlib
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, replace
 from typing import Any, Final
 from uuid import UUID
 
 import msgspec
 
+from cell.zero.parts import Part
 from cell.zero.staging import differences, key_of
 from cell.zero.translation import rows
 from cell.zero.translation.rows import KeyMap, Kind, OldTenant
@@ -49,25 +49,92 @@ SEQUENCES: Final[dict[Kind, tuple[str, str]]] = {
     "order": ("aufk", "anr"),
 }
 
-# One statement has one snapshot, whatever the cron job commits meanwhile.
-_READ: Final = " UNION ALL ".join(
-    f"SELECT '{t.name}' AS tab, to_jsonb(x)::text AS doc FROM public.{t.name} x WHERE {t.customers}"  # noqa: S608
-    for t in TABLES.values()
-)
+# $1 is the customer; the rest is `Part.arguments`.
+_PART: Final = {
+    "art": "x.artnr = ANY ($2::int[])",
+    "aufk": "x.anr = ANY ($3::int[])",
+    "aufp": "(x.anr, x.pos) IN (SELECT * FROM unnest($4::int[], $5::int[]))",
+}
+# A cookie is a secret: its row is named by a digest, and shows everything but it.
+_NAMED: Final = {"sess": "left(encode(sha256(convert_to(x.sid, 'UTF8')), 'hex'), 16)"}
+
+
+def _each(values: Callable[[ShopTable], str], *, part: bool = False) -> str:
+    """One statement over all tables, so that there is one snapshot, whatever the cron job commits meanwhile."""
+    return " UNION ALL ".join(
+        f"SELECT '{t.name}' AS tab, {values(t)} FROM public.{t.name} x WHERE {t.customers}"  # noqa: S608
+        + (f" AND {_PART[t.name]}" if part and t.name in _PART else "")
+        for t in TABLES.values()
+    )
+
+
+def _doc(_table: ShopTable) -> str:
+    return "to_jsonb(x)::text AS doc"
+
+
+def _key(table: ShopTable) -> str:
+    named = " || '/' || ".join(f"x.{column}::text" for column in table.key)
+    return f"{_NAMED.get(table.name, named)} AS key"
+
+
+def _digest(table: ShopTable) -> str:
+    """What the row says, as far as the translation knows its columns."""
+    line = ", ".join(f"x.{column}" for column in table.columns)
+    return f"{_key(table)}, sha256(convert_to(ROW({line})::text, 'UTF8')) AS digest"
+
+
+def _shown(table: ShopTable) -> str:
+    listed = ", ".join(f"'{column}', x.{column}" for column in table.columns if column != "sid")
+    return f"{_key(table)}, jsonb_build_object({listed}) AS row"
+
+
+_READ: Final = _each(_doc)
+_READ_PART: Final = _each(_doc, part=True)
+# Rows as digests; $1 is the customer, and of a part come `Part.arguments`.
+DIGESTS: Final = _each(_digest)
+DIGESTS_OF_PART: Final = _each(_digest, part=True)
+SHOWN_OF_PART: Final = _each(_shown, part=True)
 _COUNT: Final = f"SELECT count(*) FROM ({_READ}) counted"  # noqa: S608 - constants of ours
+_MEASURE: Final = (
+    "SELECT count(*), coalesce(sum(size), 0)::bigint FROM ("  # noqa: S608 - constants of ours
+    + _each(lambda _: "pg_column_size(x.*) AS size")
+    + ") measured"
+)
+_SOLD: Final = (
+    "SELECT p.artnr, sum(p.mg)::int AS n FROM public.aufp p JOIN public.aufk k USING (anr)"
+    " WHERE k.knr = $1 AND p.artnr = ANY ($2::int[]) GROUP BY p.artnr"
+)
 _RECOUNT: Final = (
-    "UPDATE public.art a SET vk = s.n FROM (SELECT artnr, sum(mg)::int AS n FROM public.aufp GROUP BY artnr) s"
+    "UPDATE public.art a SET vk = s.n FROM (SELECT p.artnr, sum(p.mg)::int AS n FROM public.aufp p"
+    " JOIN public.aufk k USING (anr) WHERE k.knr = $1 GROUP BY p.artnr) s"
     " WHERE s.artnr = a.artnr AND a.knr = $1 AND a.vk <> s.n"
+)
+_ARTICLES: Final = (
+    "SELECT DISTINCT artnr FROM public.aufp WHERE (anr, pos) IN (SELECT * FROM unnest($1::int[], $2::int[]))"
 )
 _DECODERS: Final = {name: msgspec.json.Decoder(table.kind) for name, table in TABLES.items()}
 
 
-async def read(connection: Any, knr: int) -> OldTenant:
-    """All rows of a customer, at one snapshot, in the order of their keys."""
+async def read(connection: Any, knr: int, part: Part | None = None) -> OldTenant:
+    """All rows of a customer, or a part of them, at one snapshot, in the order of their keys."""
     found: dict[str, list[Any]] = {name: [] for name in TABLES}
-    for tab, doc in await connection.fetch(_READ, knr):
+    asked = (_READ, knr) if part is None else (_READ_PART, knr, *part.arguments)
+    for tab, doc in await connection.fetch(*asked):
         found[tab].append(_DECODERS[tab].decode(doc))
     return OldTenant(**{name: _ordered(each, TABLES[name]) for name, each in found.items()})
+
+
+async def counted(connection: Any, knr: int, old: OldTenant) -> OldTenant:
+    """The part with units sold as all positions of the customer say, which a part of them cannot."""
+    sold = dict(await connection.fetch(_SOLD, knr, [row.artnr for row in old.art]))
+    return replace(old, art=tuple(msgspec.structs.replace(row, vk=sold.get(row.artnr, 0)) for row in old.art))
+
+
+async def articles_of(connection: Any, lines: Iterable[tuple[int, int]]) -> set[int]:
+    """The articles of positions (anr, pos) that are there."""
+    given = list(lines)
+    found = await connection.fetch(_ARTICLES, [anr for anr, _ in given], [pos for _, pos in given])
+    return {row["artnr"] for row in found}
 
 
 def _ordered(found: list[Any], table: ShopTable) -> tuple[Any, ...]:
@@ -78,6 +145,12 @@ async def count(connection: Any, knr: int) -> int:
     """How many rows a customer has."""
     counted: int = await connection.fetchval(_COUNT, knr)
     return counted
+
+
+async def measure(connection: Any, knr: int) -> tuple[int, int]:
+    """How many rows a customer has, and their bytes."""
+    counted, size = await connection.fetchrow(_MEASURE, knr)
+    return counted, size
 
 
 async def applying(connection: Any) -> None:
@@ -133,26 +206,3 @@ async def _insert(connection: Any, table: ShopTable, knr: int, new: Sequence[Any
 
 def _where(table: ShopTable, first: int) -> str:
     return " AND ".join(f"{column} = ${n}" for n, column in enumerate(table.key, first))
-
-
-@dataclass(frozen=True, slots=True)
-class Mark:
-    """What one row of the monolith said, as far as the translation knows its columns."""
-
-    tab: str
-    key: str
-    digest: bytes
-    row: dict[str, Any]
-
-
-def marks(old: OldTenant) -> Iterator[Mark]:
-    """A mark for every row. A cookie is a secret: its row is named by a digest, and shows everything but it."""
-    for name, table in TABLES.items():
-        for row in getattr(old, name):
-            doc = msgspec.to_builtins(row)
-            key = "/".join(str(value) for value in key_of(row, table.key))
-            digest = hashlib.sha256(msgspec.json.encode(row)).digest()
-            if name == "sess":
-                key = hashlib.sha256(key.encode()).hexdigest()[:16]
-                del doc["sid"]
-            yield Mark(name, key, digest, doc)

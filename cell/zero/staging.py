@@ -15,6 +15,7 @@ import msgspec
 
 from cell.schema import migrate
 from cell.schema.operations import APP, TRANSFER
+from cell.zero.parts import NewPart, Part
 from cell.zero.translation import rows
 from cell.zero.translation.rows import KeyMap, NewTenant
 
@@ -53,14 +54,35 @@ _KEYS: Final = (
     "SELECT kind, old_id, new_id FROM cellwall_zero.keys WHERE tenant_id = $1"
     " UNION SELECT kind, old_id, new_id FROM product.old_keys WHERE tenant_id = $1"
 )
-_NOTE_KEY: Final = (
-    "INSERT INTO cellwall_zero.keys (tenant_id, kind, old_id, new_id)"
+_KEYS_OF_PART: Final = " UNION ".join(
+    f"SELECT kind, old_id, new_id FROM cellwall_zero.keys WHERE tenant_id = $1 AND {which}"  # noqa: S608 - ours
+    for which in (
+        "kind = 'user'",
+        "kind = 'product' AND old_id = ANY ($2::bigint[])",
+        "kind = 'order' AND old_id = ANY ($3::bigint[])",
+        "kind = 'product' AND new_id = ANY ($4::uuid[])",
+        "kind = 'order' AND new_id = ANY ($5::uuid[])",
+    )
+)
+_STAGED_ARTICLES: Final = (
+    "SELECT DISTINCT p.old_id FROM unnest($2::bigint[], $3::int[]) AS given(anr, pos)"
+    " JOIN cellwall_zero.keys o ON o.tenant_id = $1 AND o.kind = 'order' AND o.old_id = given.anr"
+    " JOIN product.order_lines l ON l.tenant_id = $1 AND l.order_id = o.new_id AND l.line = given.pos"
+    " JOIN cellwall_zero.keys p ON p.tenant_id = $1 AND p.kind = 'product' AND p.new_id = l.product_id"
+)
+_NOTE: Final = (
+    "INSERT INTO {0} (tenant_id, kind, old_id, new_id)"
     " SELECT $1, * FROM unnest($2::text[], $3::bigint[], $4::uuid[]) ON CONFLICT DO NOTHING"
 )
-_PUBLISH_KEYS: Final = (
-    "INSERT INTO product.old_keys (tenant_id, kind, old_id, new_id)"
-    " SELECT tenant_id, kind, old_id, new_id FROM cellwall_zero.keys WHERE tenant_id = $1 ON CONFLICT DO NOTHING"
+# Whatever one of both has and the other has not.
+_COPY_KEYS: Final = (
+    "INSERT INTO {1} (tenant_id, kind, old_id, new_id)"
+    " SELECT k.tenant_id, k.kind, k.old_id, k.new_id FROM {0} k WHERE k.tenant_id = $1"
+    " AND NOT EXISTS (SELECT FROM {1} o WHERE o.tenant_id = $1 AND o.kind = k.kind AND o.old_id = k.old_id)"
+    " ON CONFLICT DO NOTHING"
 )
+_KEPT: Final = "cellwall_zero.keys"  # outlives every stay
+_TRAVELLING: Final = "product.old_keys"
 _ROLE: Final = (
     "DO $$ BEGIN CREATE ROLE {0} NOLOGIN; EXCEPTION WHEN duplicate_object OR unique_violation THEN NULL; END $$"
 )
@@ -82,17 +104,36 @@ async def install(dsn: str) -> None:
     await migrate.upgrade(dsn, migrate.SHARD)
 
 
-async def read(connection: Any, tenant: int) -> NewTenant:
-    """What is staged of a tenant."""
-    found: dict[str, Any] = {name: await _read(connection, staged, tenant) for name, staged in TABLES.items()}
+async def read(connection: Any, tenant: int, part: NewPart | None = None) -> NewTenant:
+    """What is staged of a tenant, or a part of it."""
+    found: dict[str, Any] = {name: await _read(connection, staged, tenant, part) for name, staged in TABLES.items()}
     last = await connection.fetchval(_COUNTED, tenant) or 0
     return NewTenant(**found, last_number=last)
 
 
-async def _read(connection: Any, staged: Staged, tenant: int) -> tuple[msgspec.Struct, ...]:
+async def lines(connection: Any, tenant: int, part: NewPart) -> tuple[rows.OrderLine, ...]:
+    """The lines of the part."""
+    found: Any = await _read(connection, TABLES["order_lines"], tenant, part)
+    return tuple(found)
+
+
+def _within(part: NewPart, table: str) -> tuple[str, tuple[Any, ...]]:
+    """The condition on a table's rows from the second parameter on, and its parameters."""
+    if table == "products":
+        return " AND product_id = ANY ($2::uuid[])", (list(part.products),)
+    if table == "orders":
+        return " AND order_id = ANY ($2::uuid[])", (list(part.orders),)
+    if table == "order_lines":
+        given = [order for order, _ in part.lines], [line for _, line in part.lines]
+        return " AND (order_id, line) IN (SELECT * FROM unnest($2::uuid[], $3::int[]))", given
+    return "", ()
+
+
+async def _read(connection: Any, staged: Staged, tenant: int, part: NewPart | None) -> tuple[msgspec.Struct, ...]:
+    more, values = ("", ()) if part is None else _within(part, staged.table)
     listed = ", ".join(staged.columns)
-    query = f"SELECT {listed} FROM product.{staged.table} WHERE tenant_id = $1"  # noqa: S608 - constants of ours
-    return tuple(staged.kind(*record) for record in await connection.fetch(query, tenant))
+    query = f"SELECT {listed} FROM product.{staged.table} WHERE tenant_id = $1{more}"  # noqa: S608 - constants of ours
+    return tuple(staged.kind(*record) for record in await connection.fetch(query, tenant, *values))
 
 
 async def write(connection: Any, tenant: int, before: NewTenant, after: NewTenant) -> None:
@@ -135,20 +176,41 @@ async def _insert(connection: Any, staged: Staged, tenant: int, new: Sequence[ms
 
 async def read_keys(connection: Any, tenant: int) -> KeyMap:
     """Every integer that the tenant's rows have or had."""
-    found = await connection.fetch(_KEYS, tenant)
+    return _key_map(await connection.fetch(_KEYS, tenant))
+
+
+async def read_keys_of(connection: Any, tenant: int, old: Part, new: NewPart) -> KeyMap:
+    """Those of a part, named from either side, and of all users. `adopt_keys` came before."""
+    ours = list(new.products), list(new.orders)
+    return _key_map(await connection.fetch(_KEYS_OF_PART, tenant, list(old.art), list(old.aufk), *ours))
+
+
+def _key_map(found: Sequence[Any]) -> KeyMap:
     return KeyMap({(row["kind"], row["old_id"]): UUID(bytes=row["new_id"].bytes) for row in found})
 
 
-async def note_keys(connection: Any, tenant: int, before: KeyMap, after: KeyMap) -> None:
-    """Remember what ``after`` has beyond ``before``."""
+async def articles_of(connection: Any, tenant: int, given: Sequence[tuple[int, int]]) -> set[int]:
+    """The articles of positions (anr, pos), as they are staged."""
+    found = await connection.fetch(_STAGED_ARTICLES, tenant, [anr for anr, _ in given], [pos for _, pos in given])
+    return {row["old_id"] for row in found}
+
+
+async def note_keys(connection: Any, tenant: int, before: KeyMap, after: KeyMap, *, travel: bool = False) -> None:
+    """Remember what ``after`` has beyond ``before``; ``travel``: it leaves with the tenant, too."""
     new = [(kind, number, id_) for (kind, number), id_ in after.ids.items() if (kind, number) not in before.ids]
     if new:
-        await connection.execute(_NOTE_KEY, tenant, *(list(column) for column in zip(*new, strict=True)))
+        for table in (_KEPT, _TRAVELLING) if travel else (_KEPT,):
+            await connection.execute(_NOTE.format(table), tenant, *(list(column) for column in zip(*new, strict=True)))
 
 
 async def publish_keys(connection: Any, tenant: int) -> None:
     """Let the whole key map travel with the tenant from now on."""
-    await connection.execute(_PUBLISH_KEYS, tenant)
+    await connection.execute(_COPY_KEYS.format(_KEPT, _TRAVELLING), tenant)
+
+
+async def adopt_keys(connection: Any, tenant: int) -> None:
+    """Remember for ever what came with the tenant."""
+    await connection.execute(_COPY_KEYS.format(_TRAVELLING, _KEPT), tenant)
 
 
 @dataclass(frozen=True, slots=True)

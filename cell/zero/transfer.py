@@ -5,9 +5,11 @@ different here:
 
 | Command | In cell zero |
 |---|---|
-| freeze | nothing of ours holds the monolith's transactions, so it waits for them and ends none (moves.md rule 21) |
-| export | translates the monolith's rows into the staging area first, at one snapshot; a `Fault` stops this tenant |
-| checksum | of a frozen tenant: refused where the monolith's rows are not those any more that were translated |
+| freeze | nothing of ours holds the monolith's transactions, so it waits for them and ends none (moves.md rule 21);
+  before the marker of a stream it translates what changed (`cell.zero.streams`) |
+| export | translates the monolith's rows into the staging area first, at one snapshot; a fault stops this tenant |
+| checksum | of a frozen tenant: refused where the monolith's rows are not those any more that were translated; of one
+  that a stream fills: the monolith's rows are written first |
 | import | translates back, writes only rows that differ, and proves it by translating forward again |
 | activate | the key map travels from now on; units that events had yet to count are counted from the positions |
 | purge | drops the staged rows; a row of the monolith is never deleted because its tenant has left |
@@ -15,7 +17,6 @@ different here:
 """
 
 from collections.abc import AsyncIterator, Callable, Sequence
-from dataclasses import replace
 from typing import Any, Final
 
 import msgspec
@@ -23,16 +24,13 @@ import structlog
 
 from cell.events.inbox import Consumer
 from cell.shards.session import Pool, TenantSession
-from cell.transfer import catalogue, rows, rules
+from cell.transfer import catalogue, rows, rules, senders
 from cell.transfer import fence as fences
 from cell.transfer.frames import BrokenStreamError
 from cell.transfer.service import Transfer
 from cell.vault import Vault
-from cell.zero import database, quarantine, shop, staging
+from cell.zero import carry, quarantine, shop, staging
 from cell.zero.door import Door
-from cell.zero.translation.backward import backward, missing
-from cell.zero.translation.forward import born_here, digest_of, forward
-from cell.zero.translation.rows import Fault, NewTenant, OldTenant
 from contracts import ids, problems
 from contracts.names import Field
 from contracts.problems import ProblemError
@@ -50,7 +48,7 @@ from contracts.transfer import (
 )
 
 SHARD: Final = "monolith"
-FAULTS_SHOWN: Final = 20
+_FOLLOWS: Final = "SELECT EXISTS (SELECT FROM cellwall.stream_progress WHERE tenant_id = $1)"
 
 # Events that the catalog has yet to count: what they say is counted from the positions, and would count twice later.
 _COUNTED: Final = (
@@ -103,7 +101,7 @@ class ZeroTransfer(Transfer):
         if not count_rows:
             return status
         async with self._shop.acquire() as connection:
-            counted = await shop.count(connection, await _customer(connection, tenant))
+            counted = await shop.count(connection, await carry.customer_of(connection, tenant))
         return msgspec.structs.replace(status, rows=counted)
 
     async def provision(self, tenant: int, fence: Fence, body: Provision) -> Provisioned:
@@ -113,23 +111,31 @@ class ZeroTransfer(Transfer):
     async def prepare(self, tenant: int, fence: Fence, body: Prepare) -> None:
         """Refused for a tenant that never was a customer of the monolith."""
         async with self._shop.acquire() as connection:
-            await _customer(connection, tenant)
+            await carry.customer_of(connection, tenant)
         await super().prepare(tenant, fence, body)
 
     # -- out ----------------------------------------------------------------------------------------------------
 
     async def freeze(self, tenant: int, fence: Fence, body: Freeze) -> Frozen:
-        """Admit no more and wait until nothing of the tenant is at work in the monolith (`Door.drain`); end nothing."""
+        """Admit no more and wait until nothing of the tenant is at work in the monolith (`Door.drain`); end nothing.
+
+        With a stream, what changed since the last marker is translated, and goes ahead of the marker that ends it.
+        """
         row = await self._arrive(tenant, fence, "freeze")
         if row.result is not None:
             return msgspec.convert(row.result, Frozen)
+        if body.marker:
+            senders.check_stream(body.stream, tenant)
         began = self._clock()
         with self._gate.closed(tenant):
             if not await self._door.drain(tenant, (body.soft_ms + body.hard_ms) / 1000):
                 raise ProblemError(problems.FREEZE_BUSY, self._door.busy)
             drained_ms = round((self._clock() - began) * 1000, 3)
             self._gate.note_freeze(tenant)
-            async with self._effect(tenant, fence, "freeze") as effect:
+            async with carry.effect(self._shop, tenant, fence, "freeze", self._clock) as effect:
+                if body.marker:
+                    await carry.out(effect.connection, tenant)
+                    await senders.emit(effect.connection, body.stream, body.marker)
                 frozen = Frozen(effect.row.epoch, drained_ms, 0)
                 await effect.settle("frozen", msgspec.to_builtins(frozen))
         _log.info("tenant_frozen", **_named(tenant, fence), drained_ms=drained_ms)
@@ -138,30 +144,23 @@ class ZeroTransfer(Transfer):
     async def export(self, tenant: int, fence: Fence) -> AsyncIterator[bytes]:
         """Translate, stage, commit, and then stream what is staged: a checksum that comes meanwhile sees it."""
         await self._arrive(tenant, fence, "export")
-        async with self._effect(tenant, fence, "export") as effect:
-            connection = effect.connection
-            kept, keys = await staging.read(connection, tenant), await staging.read_keys(connection, tenant)
-            old = await shop.read(connection, await _customer(connection, tenant))
-            done = forward(tenant, old, kept, keys)
-            if done.faults:
-                raise untranslatable(done.faults)
-            await staging.write(connection, tenant, kept, done.tenant)
-            await staging.note_keys(connection, tenant, keys, done.keys)
-            await staging.publish_keys(connection, tenant)
-            await quarantine.mark(connection, tenant, old)
+        async with carry.effect(self._shop, tenant, fence, "export", self._clock) as effect:
+            await carry.out(effect.connection, tenant, anew=True)
             await effect.settle("frozen", {})
         return await super().export(tenant, fence)
 
     async def checksum(self, tenant: int, fence: Fence) -> Checksum:
-        """Of what is staged; of a frozen tenant, only while the monolith's rows are those that were staged."""
-        await self._arrive(tenant, fence, "checksum")
+        """Of what is staged. Of a frozen tenant, only while the monolith's rows are those that were staged; of one that
+        a stream fills, after the monolith's rows were made what is staged."""
+        row = await self._arrive(tenant, fence, "checksum")
+        if row.state in ("importing", "standby"):
+            async with carry.beside(self._shop, tenant, fence, "checksum", self._clock) as (connection, _row):
+                if await connection.fetchval(_FOLLOWS, tenant):
+                    await carry.back(connection, tenant)
         async with self._view(tenant, fence, "checksum") as connection:
-            row = await fences.read(connection, tenant)
-            if row is not None and row.state == "frozen":
-                old = await shop.read(connection, await _customer(connection, tenant))
-                if changed := await quarantine.changed(connection, tenant, old):
-                    named = ", ".join(f"{mark.tab} {mark.key}" for mark in changed[:FAULTS_SHOWN])
-                    raise ProblemError(problems.CONFLICT, f"somebody wrote past the ambassador meanwhile: {named}")
+            found = await fences.read(connection, tenant)
+            if found is not None and found.state == "frozen":
+                await carry.refuse_foreign(connection, tenant)
             return await rows.checksum(connection, await catalogue.tenant_tables(connection), tenant)
 
     # -- back ---------------------------------------------------------------------------------------------------
@@ -171,7 +170,7 @@ class ZeroTransfer(Transfer):
         row = await self._arrive(tenant, fence, "import")
         if row.result is not None:
             return msgspec.convert(row.result, Imported)
-        async with self._effect(tenant, fence, "import") as effect:
+        async with carry.effect(self._shop, tenant, fence, "import", self._clock) as effect:
             connection = effect.connection
             tables = await catalogue.tenant_tables(connection)
             await rows.drop(connection, tables, tenant)
@@ -179,28 +178,9 @@ class ZeroTransfer(Transfer):
                 imported = await rows.import_(connection, tables, tenant, pieces, self._vault)
             except BrokenStreamError as e:
                 raise ProblemError(problems.INVALID, str(e)) from e
-            await self._apply(connection, tenant)
+            await carry.back(connection, tenant)
             await effect.settle("importing", msgspec.to_builtins(imported))
         return imported
-
-    async def _apply(self, connection: Any, tenant: int) -> None:
-        """Write what is staged into the monolith's tables; a row that would not read the same again is refused."""
-        knr = await _customer(connection, tenant)
-        new, before = await staging.read(connection, tenant), await staging.read_keys(connection, tenant)
-        old = await shop.read(connection, knr)
-        keys = await shop.numbered(connection, missing(new, before), before)
-        done = backward(tenant, new, old, keys)
-        if done.faults:
-            raise untranslatable(done.faults)
-        await shop.applying(connection)
-        await shop.write(connection, knr, old, done.tenant)
-        await staging.note_keys(connection, tenant, before, keys)
-        written = await shop.read(connection, knr)
-        again = forward(tenant, written, new, keys, recount=False)
-        if again.faults or _unlike(again.tenant, _sayable(tenant, new, old)):
-            where = ", ".join(_unlike(again.tenant, _sayable(tenant, new, old)))
-            raise ProblemError(problems.CONFLICT, f"translated back, these read otherwise: {where or again.faults[0]}")
-        await quarantine.mark(connection, tenant, written)
 
     async def activate(self, tenant: int, fence: Fence, body: Activate) -> None:
         """importing -> active. What the old home had relayed and nobody counted is counted here."""
@@ -209,40 +189,14 @@ class ZeroTransfer(Transfer):
         async with self._effect(tenant, fence, "activate") as effect:
             rules.check_activation(effect.row, body.epoch)
             connection = effect.connection
-            knr = await _customer(connection, tenant)
+            knr = await carry.customer_of(connection, tenant)
             await staging.publish_keys(connection, tenant)
             for consumer in self._counting:
                 await connection.execute(_COUNTED, tenant, consumer.name, sorted(consumer.types))
             await shop.applying(connection)
             await shop.recount(connection, knr)
-            await quarantine.mark(connection, tenant, OldTenant())  # from now on it is written by whom it belongs to
+            await quarantine.forget(connection, tenant)
             await effect.settle("active", {}, epoch=body.epoch, hint="")
-
-
-async def _customer(connection: Any, tenant: int) -> int:
-    knr = await database.customer_of(connection, tenant)
-    if knr is None:
-        raise ProblemError(problems.CONFLICT, f"{ids.tenant_of(tenant)} never was a customer of the monolith")
-    return knr
-
-
-def _sayable(tenant: int, new: NewTenant, old: OldTenant) -> NewTenant:
-    """Without sessions whose cookie the monolith has forgotten: nobody can come back with one."""
-    cookies = {digest_of(row.sid) for row in old.sess}
-    kept = tuple(s for s in new.sessions if s.secret_digest in cookies or born_here(tenant, s))
-    return replace(new, sessions=kept)
-
-
-def _unlike(one: NewTenant, other: NewTenant) -> list[str]:
-    names = [name for name in staging.TABLES if set(getattr(one, name)) != set(getattr(other, name))]
-    return names + ([] if one.last_number == other.last_number else ["counters"])
-
-
-def untranslatable(faults: tuple[Fault, ...]) -> ProblemError:
-    """The answer for a tenant that has rows which do not translate: the first of them, and how many there are."""
-    shown = "; ".join(map(str, faults[:FAULTS_SHOWN]))
-    more = f"; and {len(faults) - FAULTS_SHOWN} more" if len(faults) > FAULTS_SHOWN else ""
-    return ProblemError(problems.UNTRANSLATABLE, f"{shown}{more}")
 
 
 def _named(tenant: int, fence: Fence) -> dict[str, Any]:

@@ -18,8 +18,11 @@ FAMILY: Final = "aurora-postgresql18"
 INSIGHTS_ACU: Final = 2.0  # AWS asks for at least so many at any time where Performance Insights is on
 INSTANCES: Final = 2  # a writer, and a reader in another zone that takes over
 # A slot that nobody reads is given up before it fills the volume.
+# A stream of a large move is a slot and a sender at one end and an origin at the other (docs/adr/0030).
 PARAMETERS: Final = {
     "rds.logical_replication": ("1", "pending-reboot"),
+    "max_replication_slots": ("50", "pending-reboot"),
+    "max_wal_senders": ("50", "pending-reboot"),
     "rds.force_ssl": ("1", "immediate"),
     "max_slot_wal_keep_size": ("20480", "immediate"),  # MiB
 }

@@ -55,6 +55,9 @@ POSTGRES_SETTINGS: Final[Mapping[str, str]] = {
     "log_timezone": "'UTC'",
     "timezone": "'UTC'",
 }
+# By the major version that knows them first. A stream of a large move is a slot and a sender at one end and an origin
+# at the other; before 18 the number of slots is that of origins, too.
+SETTINGS_SINCE: Final[Mapping[int, Mapping[str, str]]] = {18: {"max_active_replication_origins": "20"}}
 
 
 class Server(Protocol):
@@ -201,9 +204,12 @@ class PostgresServer:
             shutil.rmtree(self.spec.data, ignore_errors=True)
             reason = (done.stderr.strip() or done.stdout.strip()).splitlines()
             raise StartFailedError(f"initdb for {self.name} failed: {reason[-1] if reason else done.returncode}")
+        version = int((self.spec.data / "PG_VERSION").read_text())
+        since = {key: value for first, settings in SETTINGS_SINCE.items() if version >= first
+                 for key, value in settings.items()}  # fmt: skip
         with (self.spec.data / "postgresql.conf").open("a") as conf:
             conf.write(f"\n{_OURS}\n")
-            for key, value in {**POSTGRES_SETTINGS, **self.spec.settings}.items():
+            for key, value in {**POSTGRES_SETTINGS, **since, **self.spec.settings}.items():
                 conf.write(f"{key} = {value}\n")
 
 

@@ -208,6 +208,8 @@ class FakeFleet(httpx.AsyncBaseTransport):
             return _json([cell.status(tenant) for tenant, row in cell.tenants.items() if row.state != "none"])
         if parts[2:] == ["preflight"] and cell.weight is not None:
             return _json(cell.weight)
+        if parts[2:] == ["room"] and cell.room is not None:
+            return _json(cell.room)
         if parts[2:3] == ["blobs"]:
             return await self._blobs(cell, parts, request)
         if request.method == "GET":
@@ -234,6 +236,8 @@ class FakeFleet(httpx.AsyncBaseTransport):
     async def _blobs(self, cell: FakeCell, parts: list[str], request: httpx.Request) -> httpx.Response:
         files = cell.blobs.setdefault(parts[1], {})
         if request.method == "PUT":
+            if cell.stores_no_blobs:
+                raise Refused(problems.BLOBS_UNAVAILABLE)
             files[parts[3]] = b"".join([piece async for piece in request.stream])  # type: ignore[union-attr]
             return _json(transfer.Empty())
         if len(parts) == 3:

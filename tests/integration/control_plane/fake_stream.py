@@ -77,6 +77,8 @@ class Streams:
         self.slots: dict[str, Slot] = {}
         self.receivers: dict[str, Receiver] = {}
         self.blobs: dict[str, dict[str, bytes]] = {}
+        self.room: transfer.StreamRoom | None = None  # None: a cell that cannot say
+        self.stores_no_blobs = False
         self.corrupt_applies = False
         self.batch_rows = 100
 

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from contracts import problems
+from contracts import problems, transfer
 from control_plane.batch_store import StaleBatchError
 from control_plane.waves import BatchState
 from tests.integration.control_plane.plane_world import Cell, Plane
@@ -206,6 +206,25 @@ async def test_a_target_that_fills_up_meanwhile_is_replaced_by_one_with_room(pla
         done = await until_state(plane, batch_id, "done", "stopped", "incomplete")
     assert done["state"] == "done", done
     assert set((await homes(plane)).values()) == {"cell-3"}
+
+
+async def test_a_server_that_takes_no_more_streams_keeps_large_tenants_waiting_and_says_so(plane: Plane) -> None:
+    await populate(plane, 2)
+    source, target = plane.fleet.cells["cell-1"], plane.fleet.cells["cell-2"]
+    source.weight = transfer.Preflight(60_000, 0, 0, 0)
+    target.room = transfer.StreamRoom("shard-1", 20, 20, 0, 20)
+    said = "shard-1 of cell-2 can send 20 streams, and 20 are open."
+    refused = await refusal(plane, "POST", "/v1/moves/estimate", {"tenant": "shop-0", "to": "cell-2"})
+    assert (refused["type"].endswith("no-stream-room"), refused["detail"]) == (True, said)
+    batch_id = await evacuate(plane)
+    async with leading(plane):
+
+        async def told() -> bool:
+            return said in [item["reason"] for item in (await batch(plane, batch_id))["moves"]]
+
+        await until(told)
+        assert (await batch(plane, batch_id))["counts"] == {"waiting": 2}  # no try is counted, nobody failed
+        assert await plane.rows("SELECT 1 FROM moves") == []
 
 
 async def test_who_signs_up_while_a_cell_is_emptied_leaves_it_too(plane: Plane) -> None:

@@ -77,3 +77,15 @@ def test_a_large_copy_takes_time_and_no_hold() -> None:
     assert hold_ms < 250
     small_s, small_ms = timing(Weight(10_000), Path.SMALL)
     assert small_s * 1000 == small_ms
+
+
+def test_a_tenant_whose_cell_must_look_at_each_row_in_the_hold_is_refused_with_the_time_and_the_limit() -> None:
+    fits = Weight(200_000, hold_ms=2000.0)
+    assert path_of(fits, "acme", standby=False) is Path.LARGE
+    assert timing(fits, Path.LARGE)[1] == timing(Weight(200_000), Path.LARGE)[1] + 2000.0
+    with pytest.raises(ProblemError) as refused:
+        path_of(Weight(800_000, hold_ms=8000.0), "acme", standby=False)
+    assert refused.value.problem.slug == "tenant-too-large"
+    assert "about 8.1 s, 4 s at most" in refused.value.detail
+    assert refused.value.extra["limit_rows"] == 391_000
+    assert path_of(Weight(1000, hold_ms=10.0), "acme", standby=False) is Path.SMALL

@@ -16,6 +16,7 @@ from cell.vault import Vault
 from cell.zero import database, door, shop, staging
 from cell.zero.door import Door
 from cell.zero.monolith import seed, store
+from cell.zero.streams import ZeroStreams, login_of
 from cell.zero.transfer import ZeroTransfer
 from cell.zero.translation.rows import OldTenant
 from contracts.transfer import Activate, Checksum, Fence, Freeze, Prepare, Release
@@ -29,11 +30,12 @@ _numbers = itertools.count(secrets.randbelow(10**11) + 10**9)
 class Zero:
     """The monolith's database with cell zero in it."""
 
-    def __init__(self, dsn: str, pool: Pool, gate: Door, transfer: ZeroTransfer) -> None:
+    def __init__(self, dsn: str, pool: Pool, gate: Door, transfer: ZeroTransfer, streams: ZeroStreams) -> None:
         self.dsn = dsn
         self.pool = pool
         self.gate = gate
         self.transfer = transfer
+        self.streams = streams
 
     async def stranger(self, orders: int = 6) -> int:
         """A new customer who is no tenant yet; the customer number."""
@@ -75,25 +77,28 @@ async def install(dsn: str) -> None:
 async def opened(dsn: str) -> AsyncIterator[Zero]:
     """The transfer of cell zero, as its process composes it, once the door is its own."""
     clock = asyncio.get_running_loop().time
-    async with database.opened(dsn, 4, door.APPLICATION) as pool:
+    async with database.opened(dsn, 6, door.APPLICATION) as pool:
         gate = Door(pool, longest_s=0.01, clock=clock)
+        vault = Vault(b"z" * 32)
         transfer = ZeroTransfer(
             cell="cell-zero",
             schema=migrate.head(migrate.SHARD),
             pool=pool,
             door=gate,
             counting=CONSUMERS,
-            vault=Vault(b"z" * 32),
+            vault=vault,
             clock=clock,
         )
+        streams = ZeroStreams(pool, login_of(dsn, f"{door.APPLICATION}-stream"), vault, clock)
         settings = {"application_name": f"{door.APPLICATION}-sole"}
         keep = asyncio.create_task(gate.keep(lambda: asyncpg.connect(dsn, server_settings=settings), asyncio.sleep))
         try:
             async with asyncio.timeout(60):
                 while not gate.is_sole:
                     await asyncio.sleep(0.01)
-            yield Zero(dsn, pool, gate, transfer)
+            yield Zero(dsn, pool, gate, transfer, streams)
         finally:
+            await streams.shut()
             keep.cancel()
             await asyncio.gather(keep, return_exceptions=True)
 
