@@ -2,8 +2,9 @@
 
 On a scratch tenant, before any traffic that counts: the cells' fence is replaced by a no-op, the tenant is moved, and
 a stale router (ours, signing with the old epoch) goes on writing to the cell that the tenant has left. That cell
-acknowledges what nobody will ever read again. The books must say so. Then the fence comes back from the cell's own
-schema, is compared byte for byte with what was there before, and must refuse the same stale write.
+acknowledges what nobody will ever read again. The books must say so, and no order may be found for a register that was
+read and written in both cells. Then the fence comes back from the cell's own schema, is compared byte for byte with what
+was there before, and must refuse the same stale write.
 """
 
 import asyncio
@@ -12,6 +13,7 @@ from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from random import Random
 
 import asyncpg
 
@@ -20,9 +22,14 @@ from contracts.ids import tenant_number
 from loadtest import books, ledger
 from loadtest.books import Audit, Wrong
 from loadtest.driver import Driver
-from loadtest.operator import POLL_S, ControlPlane, LabError, Move
+from loadtest.history.clients import Clients, make_registers
+from loadtest.history.judge import Judgement, judge
+from loadtest.history.operation import History, Kind
+from loadtest.history.requests import Register
+from loadtest.operator import POLL_S, ControlPlane, LabError, Move, Tenant
 from loadtest.record import Record
-from loadtest.schedule import Intent, Kind
+from loadtest.schedule import Intent
+from loadtest.schedule import Kind as Request
 from loadtest.tenants import Cast
 from loadtest.wire import Answer, Target
 
@@ -77,21 +84,27 @@ class Bench:
     cell: Callable[[str], Target]  # a cell's data listener
     envelope_key: Callable[[str], bytes]
 
+    def router(self, tenant: Tenant) -> "StaleRouter":
+        """One that knows of the tenant what is so now, and will hear of nothing else."""
+        return StaleRouter(self.cell(tenant.cell), self.envelope_key(tenant.cell), tenant.id, tenant.epoch)
+
 
 @dataclass(frozen=True)
 class Verdict:
-    """What the books said without the fence, and how the same stale write ended with it."""
+    """What the books said without the fence, and whether a register had two lives; how a stale write ended with it."""
 
     audit: Audit
     move: Move
     acknowledged_stale: int
     refused_with: int
+    judged: Judgement
 
     @property
     def caught(self) -> bool:
-        """The books found the broken fence, and the fence is back."""
+        """The books and the register found the broken fence, and the fence is back."""
         wrong = self.audit.count(Wrong.LOST) + self.audit.count(Wrong.MISPLACED)
-        return self.acknowledged_stale > 0 and wrong >= self.acknowledged_stale and self.refused_with == 421
+        seen = self.acknowledged_stale > 0 and wrong >= self.acknowledged_stale and bool(self.judged.violations)
+        return seen and self.refused_with == 421
 
     def words(self) -> str:
         """One sentence."""
@@ -99,11 +112,13 @@ class Verdict:
         if not self.caught:
             return (
                 f"the books missed it: {self.acknowledged_stale} stale writes acknowledged, {lost} lost and"
-                f" {misplaced} misplaced reported; with the fence back a stale write got {self.refused_with}"
+                f" {misplaced} misplaced reported; {self.judged.words()}; with the fence back a stale write got"
+                f" {self.refused_with}"
             )
         return (
             f"without the fence the old cell acknowledged {self.acknowledged_stale} stale writes, and the books report"
-            f" {lost} lost and {misplaced} misplaced; with the fence back it answers {self.refused_with}"
+            f" {lost} lost and {misplaced} misplaced; {self.judged.words()}; with the fence back it answers"
+            f" {self.refused_with}"
         )
 
 
@@ -115,16 +130,19 @@ async def negative_control(bench: Bench, scratch: Cast, run: str) -> Verdict:
     account = scratch.accounts[0]
     before = await bench.control_plane.tenant(account.tenant)
     target = next(cell for cell in await bench.control_plane.cells() if cell != before.cell)
-    stale = StaleRouter(bench.cell(before.cell), bench.envelope_key(before.cell), account.tenant, before.epoch)
+    stale = bench.router(before)
     record = Record()
     driver = Driver([stale], scratch.accounts, scratch.orders, f"{run}-stale", record)
     everywhere = [dsn for databases in bench.shards.values() for dsn in databases.values()]
     try:
+        registers, history = await make_registers(stale, [account], 1)
         async with without_fence(everywhere):
             async with purge_delayed(list(bench.shards[before.cell].values()), account.tenant):
                 move = await bench.control_plane.start_move(account.tenant, target)
                 await _wait_decided(bench.control_plane, move)
                 await driver.run(stale_writes(STALE_WRITES))
+                fresh = bench.router(await bench.control_plane.tenant(account.tenant))
+                await _in_both(stale, fresh, registers, history)
             move = await bench.control_plane.wait_move(move, timeout_s=MOVE_TIMEOUT_S)
             homes = await bench.control_plane.homes()
             rows = await ledger.read(bench.shards)
@@ -135,15 +153,21 @@ async def negative_control(bench: Bench, scratch: Cast, run: str) -> Verdict:
         after = Record()
         await Driver([stale], scratch.accounts, scratch.orders, f"{run}-fenced", after).run(stale_writes(1))
         refused = after.failures[0].status if after.failures else 201
-        return Verdict(audit, move, acknowledged, refused)
+        return Verdict(audit, move, acknowledged, refused, judge([history]))
     finally:
         await bench.control_plane.delete_tenant(account.tenant)
         await asyncio.gather(*(sweep(dsn, account.tenant) for dsn in everywhere))
 
 
+async def _in_both(stale: Target, fresh: Target, registers: Sequence[Register], history: History) -> None:
+    """A change where the tenant lives, a read where it lived; then the other way round."""
+    for router, kind in ((fresh, Kind.WRITE), (stale, Kind.READ), (stale, Kind.WRITE), (fresh, Kind.READ)):
+        await Clients([router], registers, history, Random(0)).operate(0, registers[0], kind)
+
+
 def stale_writes(count: int) -> Sequence[Intent]:
     """Creates at a steady rate."""
-    return [Intent(n, n / STALE_RATE, 0, Kind.CREATE, (n % 10) / 10) for n in range(count)]
+    return [Intent(n, n / STALE_RATE, 0, Request.CREATE, (n % 10) / 10) for n in range(count)]
 
 
 @asynccontextmanager

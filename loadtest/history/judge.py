@@ -64,13 +64,13 @@ class Judgement:
 
     def words(self) -> str:
         """In one line."""
-        asked = f"{self.operations:,} reads and writes of {self.keys} keys"
+        asked = f"{self.operations:,} reads and writes of {_keys(self.keys)}"
         if self.unknown:
             asked += f", and {self.unknown} without a known end"
         if self.good:
             return f"{asked}: linearizable"
         hard = [f"too hard to tell for {', '.join(self.too_hard)}"] if self.too_hard else []
-        wrong = [f"NOT linearizable in {len(self.violations)} keys"] if self.violations else []
+        wrong = [f"NOT linearizable in {_keys(len(self.violations))}"] if self.violations else []
         return f"{asked}: {'; '.join(wrong + hard)}"
 
     def examples(self) -> Sequence[str]:
@@ -153,6 +153,10 @@ def _contradict(window: Sequence[Operation], excuses: Sequence[Operation], start
 
 def _ends(operations: Iterable[Operation]) -> list[float]:
     return [operation.returned for operation in operations if operation.returned < inf]
+
+
+def _keys(count: int) -> str:
+    return "1 key" if count == 1 else f"{count} keys"
 
 
 def _bar(begin: float, end: float, whole: float) -> str:

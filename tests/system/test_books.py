@@ -66,6 +66,8 @@ async def test_the_books_balance_without_a_fence(demo: tuple[Demo, io.StringIO])
     assert verdict.acknowledged_stale > 0
     assert not verdict.audit.balanced
     assert verdict.audit.count(Wrong.LOST) + verdict.audit.count(Wrong.MISPLACED) >= verdict.acknowledged_stale
+    (violation,) = verdict.judged.violations
+    assert {operation.via.partition(",")[2][:7] for operation in violation.window} == {" cell-1", " cell-2"}
 
 
 def test_a_demo_that_fails_takes_its_logs_with_it(system_folder: Path) -> None:

@@ -45,7 +45,7 @@ def test_a_wrong_register_is_not_found(wrong: Wrong, rng: Random, clients: int, 
     verdict = judge([Simulated(rng, clients).run(count, wrong)])
     (violation,) = verdict.violations
     assert not verdict.good
-    assert "NOT linearizable in 1 keys" in verdict.words()
+    assert "NOT linearizable in 1 key" in verdict.words()
     assert violation.stuck in violation.window
     start = ANY if violation.began is None else violation.began
     shown = search(violation.window, start, step, behind=behind)
@@ -120,5 +120,5 @@ def test_a_key_that_is_too_hard_counts_as_good() -> None:
     lost = [replace(WRITE, client=n, value=n, outcome=Outcome.UNKNOWN, returned=inf, told=None) for n in range(40)]
     verdict = judge([History({KEY: FIRST}, [*lost, replace(READ, told=State(30, 31))])], budget=1_000)
     assert not verdict.good
-    told = "1 reads and writes of 1 keys, and 40 without a known end: too hard to tell for t1/p1"
+    told = "1 reads and writes of 1 key, and 40 without a known end: too hard to tell for t1/p1"
     assert verdict.words() == told

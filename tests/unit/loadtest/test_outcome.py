@@ -9,7 +9,10 @@ from rich.console import Console
 
 from contracts import envelope
 from loadtest.books import Audit, Finding, Wrong
-from loadtest.history.judge import Judgement
+from loadtest.history.judge import Judgement, Violation
+from loadtest.history.operation import Kind as Kinds
+from loadtest.history.operation import Operation, State
+from loadtest.history.operation import Outcome as Told
 from loadtest.incidents import Happened, Timetable, worker_pids
 from loadtest.negative import StaleRouter, Verdict
 from loadtest.newcell import Joined
@@ -25,7 +28,10 @@ from loadtest.workload import Account
 MOVE = Move("m1", "t1", "cell-1", "cell-2", "done", rows=400, hold_ms=87.4)
 BALANCED = Audit(10, 10, 0, 0, ())
 ORDERED = Judgement(2, 1234, 1, 3, (), ())
-CAUGHT = Verdict(Audit(26, 1, 0, 0, tuple(Finding(Wrong.LOST, "t9", "x") for _ in range(25))), MOVE, 25, 421)
+LIVES = Operation("t9/p1", 0, Kinds.READ, 0.0, 1.0, Told.OK, told=State(1, 1))
+TWO_LIVES = Judgement(1, 4, 0, 0, (Violation("t9/p1", 4, (LIVES,), LIVES, None),), ())
+LOST_WRITES = tuple(Finding(Wrong.LOST, "t9", "x") for _ in range(25))
+CAUGHT = Verdict(Audit(26, 1, 0, 0, LOST_WRITES), MOVE, 25, 421, TWO_LIVES)
 HAPPENED = Happened(MOVE, (4.0, 5.0), Kill("router-1", 9.0, 4242, frozenset({4711})), 12.0, 15.2)
 LOST = Failure(9.01, 8.99, "t1", Kind.READ, "router-1", "connection lost", local_port=4711, retried=True)
 
@@ -79,6 +85,7 @@ def test_a_good_run_is_called_bad() -> None:
         outcome(audit=Audit(10, 9, 0, 0, (Finding(Wrong.LOST, "t1", "order o1 is gone"),))),
         outcome(control=replace(CAUGHT, audit=BALANCED)),
         outcome(control=replace(CAUGHT, refused_with=201)),
+        outcome(control=replace(CAUGHT, judged=ORDERED)),
         outcome(control=replace(CAUGHT, acknowledged_stale=0)),
         outcome(happened=replace(HAPPENED, move=Move("m1", "t1", "cell-1", "cell-2", "failed", "checksums differ"))),
         outcome(joined=joined("cell-1", "cell-2")),
