@@ -3,8 +3,8 @@
 On a scratch tenant, before any traffic that counts: the cells' fence is replaced by a no-op, the tenant is moved, and
 a stale router (ours, signing with the old epoch) goes on writing to the cell that the tenant has left. That cell
 acknowledges what nobody will ever read again. The books must say so, and no order may be found for a register that was
-read and written in both cells. Then the fence comes back from the cell's own schema, is compared byte for byte with what
-was there before, and must refuse the same stale write.
+read and written in both cells. Then the fence comes back from the cell's own schema, is compared byte for byte with
+what was there before, and must refuse the same stale write.
 """
 
 import asyncio
