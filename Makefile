@@ -13,7 +13,7 @@ unexport PYTHONDONTWRITEBYTECODE
 export PYTHONPYCACHEPREFIX ?= $(CURDIR)/build/bytecode
 endif
 
-.PHONY: help setup demo up down status pulumi test test-unit check format bench-router bench-provision bench-fairness bench-driver bench-noisy bench-move noisy-neighbour tools clean
+.PHONY: help setup demo up down status pulumi test test-unit check format bench-router bench-provision bench-fairness bench-cell bench-driver bench-noisy bench-move noisy-neighbour tools clean
 
 help: ## list the targets
 	@awk 'BEGIN {FS = ":.*## "} /^[a-z-]+:.*## / {printf "  \033[1m%-14s\033[0m %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -100,6 +100,9 @@ bench-driver: setup ## the load that the lab's driver can honestly offer on this
 
 bench-fairness: setup ## CPU per request of the wall between tenants, on, observing and off
 	@$(PY) -m loadtest.bench.fairness $(ARGS)
+
+bench-cell: setup ## CPU of each kind of request in every process of a cell, beside a plain shared stack
+	@$(PY) -m loadtest.bench.cell $(ARGS)
 
 clean: down ## stop the fleet and remove what was built
 	@rm -rf build .venv

@@ -102,7 +102,7 @@ def memory_mib(fleet: Fleet, cell: str) -> float:
     """What a cell's processes take together: each shared page counts in parts (PSS)."""
     fleet.attach()
     roots = [fleet.state.processes[name].pid for name in fleet.expand(cell)]
-    return sum(map(pss_kib, descended(roots, _children()))) / 1024
+    return sum(map(pss_kib, descended(roots, children()))) / 1024
 
 
 def descended(roots: Iterable[int], children: Mapping[int, Sequence[int]]) -> set[int]:
@@ -115,12 +115,13 @@ def descended(roots: Iterable[int], children: Mapping[int, Sequence[int]]) -> se
     return found
 
 
-def _children() -> dict[int, list[int]]:
-    children: dict[int, list[int]] = defaultdict(list)
+def children() -> dict[int, list[int]]:
+    """Every process of the machine with those that it began."""
+    found: dict[int, list[int]] = defaultdict(list)
     for entry in Path("/proc").glob("[0-9]*"):
         with contextlib.suppress(OSError):  # it ended while we looked
-            children[int((entry / "stat").read_text().rpartition(")")[2].split()[1])].append(int(entry.name))
-    return children
+            found[int((entry / "stat").read_text().rpartition(")")[2].split()[1])].append(int(entry.name))
+    return found
 
 
 def pss_kib(pid: int) -> int:
