@@ -57,10 +57,15 @@ async def tidy(blobs: Blobs, shards: Shards, now: datetime) -> int:
             doomed.append(found.key)
         elif found.tenant is not None:
             by_tenant.setdefault(found.tenant, []).append(found.key)
-    # Listed before it is asked who is gone: whatever a tenant that comes back writes is not in the list.
-    for tenant in await _gone(shards, by_tenant):
-        doomed += by_tenant[tenant]
     await blobs.delete(doomed)
+    # Listed before it is asked who is gone: whatever a tenant that comes back writes is not in the list. Asked again
+    # before each file: one that was left here counts as copied by the move that brings its tenant back.
+    for tenant in await _gone(shards, by_tenant):
+        for key in by_tenant[tenant]:
+            if not await _gone(shards, {tenant: [key]}):
+                break
+            await blobs.delete([key])
+            doomed.append(key)
     return len(doomed)
 
 

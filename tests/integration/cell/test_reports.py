@@ -567,5 +567,24 @@ async def test_files_that_no_row_can_name_are_deleted_and_those_of_a_moved_tenan
     assert files(world) == []
 
 
+async def test_a_tenant_that_comes_back_while_its_old_files_are_deleted_keeps_those_that_its_move_counts_on(
+    world: World,
+) -> None:
+    store, back = blobs.opened(world.cell.blobs_url), await world.merchant()
+    for number in range(3):
+        async with store.writing(back.number, f"reports/x-{number}.csv") as file:
+            await file.write(b"x")
+    await back.rows("UPDATE cellwall.tenants SET state = 'gone' WHERE tenant_id = $1")
+
+    class Coming(blobs.Blobs):
+        async def delete(self, keys: Any) -> None:
+            await super().delete(keys)
+            if keys:  # its move prepares, and looks what is there
+                await back.rows("UPDATE cellwall.tenants SET state = 'importing' WHERE tenant_id = $1")
+
+    assert await public.tidy(Coming(store._store), world.databases.shards, datetime.now(UTC)) == 1
+    assert len(files(world)) == 2
+
+
 def _figure(running: worker.Worker, name: str) -> float | None:
     return running.registry.get_sample_value(name)

@@ -43,9 +43,11 @@ def writing(world: World, then: Callable[[str], Awaitable[None]] | None = None) 
     return on_boundary
 
 
-async def standing(world: World, move_id: str, term: int = 1) -> Move:
+async def standing(
+    world: World, move_id: str, term: int = 1, then: Callable[[str], Awaitable[None]] | None = None
+) -> Move:
     """Drive a move until its source follows its target and has everything that was written."""
-    driving = asyncio.create_task(world.mover(writing(world)).drive(move_id, term))
+    driving = asyncio.create_task(world.mover(writing(world, then)).drive(move_id, term))
 
     async def follows() -> bool:
         assert not driving.done(), driving.result()
@@ -315,6 +317,33 @@ async def test_files_arrive_before_the_target_serves_and_follow_on_the_way_back(
     back = (await world.moves.rollback(move.id, OPERATOR)).move.id
     assert (await world.mover().drive(back, term=2)).state is State.DONE
     assert world.source.blobs[world.id] == {"report-1": b"one", "report-2": b"two"}
+
+
+async def test_a_file_that_is_made_between_the_copy_and_the_hold_is_there_when_the_target_serves(world: World) -> None:
+    async def make(name: str) -> None:
+        if name in ("catching_up", "holding"):
+            world.source.blobs.setdefault(world.id, {})[f"made-{name}"] = name.encode()
+
+    await standing(world, await world.start(standby=True), then=make)
+    assert world.target.blobs[world.id] == {"made-catching_up": b"catching_up", "made-holding": b"holding"}
+
+
+async def test_a_file_that_cannot_be_copied_keeps_the_target_from_serving(world: World) -> None:
+    async def break_down(name: str) -> None:
+        if name == "holding":
+            world.source.blobs[world.id] = {"late": b"late"}
+            world.target.stores_no_blobs = True
+
+    failed = await world.mover(writing(world, break_down)).drive(await world.start(standby=True), term=1)
+    assert failed.state is State.FAILED
+    await world.assert_settled(SOURCE)
+
+
+async def test_a_file_of_an_earlier_stay_that_is_another_is_copied_anew(world: World) -> None:
+    world.source.blobs[world.id] = {"report-1": b"whole"}
+    world.target.blobs[world.id] = {"report-1": b"who"}
+    await standing(world, await world.start(standby=True))
+    assert world.target.blobs[world.id] == {"report-1": b"whole"}
 
 
 async def test_a_migration_under_a_move_is_noticed_before_the_hold(world: World) -> None:
