@@ -2,18 +2,23 @@
 
 import json
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import pytest
 
 from infra.aws import configuration, programs
+from infra.aws.configuration import Configuration
+from infra.aws.configure import configure
 from infra.aws.fleet import Fleet
 from infra.ending import EndedError
+from infra.fleet.file import FleetFile
+from infra.fleet.plan import StackPlan, configuration_of, from_file
 from infra.policy.model import Resource
 from infra.policy.rules import RULES
 from infra.spec import SpecError
 from tests.unit.infra.aws.policies import bad, faults, recorded, stack
-from tests.unit.infra.aws.world import FLEET, ROOTS, Recorded, World, documents, run, spec, token
+from tests.unit.infra.aws.world import FLEET, IMAGE, ROOTS, Recorded, World, documents, run, spec, token
 
 URL = "https://payments.example.test/sandbox"
 SERVICE = "com.amazonaws.vpce.eu-central-1.vpce-svc-0123456789abcdef0"
@@ -120,3 +125,45 @@ def test_a_gateway_that_no_cell_could_reach_is_refused_by_field(changes: dict[st
 def test_a_fleet_with_a_gateway_survives_its_configuration() -> None:
     assert Fleet.parse(PAID.mapping()) == PAID
     assert "payments_url" not in FLEET.mapping()
+
+
+class Backend:
+    """Takes what is written, and has nothing yet."""
+
+    def __init__(self) -> None:
+        self.wrote: dict[str, Configuration] = {}
+
+    def exists(self, plan: StackPlan) -> bool:
+        return plan.key in self.wrote
+
+    def make(self, plan: StackPlan) -> None:
+        self.wrote[plan.key] = {}
+
+    def read(self, plan: StackPlan) -> Configuration:
+        return self.wrote[plan.key]
+
+    def write(self, plan: StackPlan, settings: Configuration) -> None:
+        self.wrote[plan.key] = {**self.wrote[plan.key], **settings}
+
+
+def test_configure_says_which_cells_lack_the_gateways_token_and_never_changes_one(tmp_path: Path) -> None:
+    images = {"router": IMAGE, "control_plane": IMAGE}
+    file = FleetFile("aws", PAID.mapping(), images, cells=[spec("cell-1").mapping()])
+    backend: Any = Backend()
+
+    def line(payments_token: str) -> str:
+        (found,) = (
+            each
+            for each in configure(file, tmp_path, backend, "cwo_1_x", payments_token)
+            if each.startswith("cellwall-cell/cell-1")
+        )
+        for plan in from_file(file, tmp_path, configured=False):  # what the CLI keeps beside the program
+            configuration_of(plan, tmp_path).parent.mkdir(exist_ok=True)
+            configuration_of(plan, tmp_path).touch()
+        return found
+
+    assert "it lacks the gateway's token: set CELLWALL_CELL_PAYMENTS_TOKEN" in line("")
+    assert line(PAYMENTS_TOKEN) == "cellwall-cell/cell-1: wrote payments_token"
+    assert line("") == line("another-token-that-nobody-asked-for") == "cellwall-cell/cell-1: nothing to write"
+    told = backend.wrote["cellwall-cell/cell-1"]["cellwall:payments_token"]
+    assert (told.value, told.secret) == (PAYMENTS_TOKEN, True)
