@@ -79,9 +79,20 @@ class Way:
             batch = (await self.ask("POST", f"/v1/zero/{ZERO}/migrate", json={"limits": {"max_errors": 1}}))["id"]
         raise AssertionError(f"customers are left in {ZERO} after {TRIES} batches")
 
+    async def followed(self, tenant: str) -> None:
+        """Move it as a large one, and wait until the shop follows its new home."""
+        move = await self.ask("POST", "/v1/moves", json={"tenant": tenant, "to": "cell-2", "standby": True})
+
+        async def following() -> bool:
+            view = await self.ask("GET", f"/v1/moves/{move['id']}")
+            assert view["state"] not in ("failed", "cancelled"), view
+            return bool(view["progress"]["way_back"] == "following")
+
+        await until(following, f"{ZERO} to follow {tenant}", timeout_s=120)
+
     async def rolled_back(self, tenant: str) -> None:
         moves = (await self.ask("GET", "/v1/moves", params={"tenant": tenant}))["moves"]
-        move = next(each for each in moves if each["state"] == "done" and each["source"] == ZERO)
+        move = next(each for each in moves if each["state"] in ("done", "standby") and each["source"] == ZERO)
         back = await self.ask("POST", f"/v1/moves/{move['id']}/rollback")
 
         async def ended() -> str | None:
@@ -118,6 +129,12 @@ async def test_customers_leave_the_old_shop_though_its_ambassador_is_killed_and_
         assert len(customers) == 3
         async with ordering(shop, customers) as seen:
             await way.written(seen, customers, ZERO)
+            large = customers[2]
+            await way.followed(large.tenant)
+            await way.written(seen, [large], "cell-2")
+            await way.rolled_back(large.tenant)
+            await way.written(seen, [large], ZERO)
+            assert seen.failures == [], "a customer saw how one was copied while it worked, or how it came back"
             limits = {"at_once": 1, "max_errors": 1}
             batch = await way.ask("POST", f"/v1/zero/{ZERO}/migrate", json={"limits": limits})
             await way.moved(1)

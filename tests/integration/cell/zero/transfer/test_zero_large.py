@@ -180,6 +180,7 @@ async def test_a_leader_that_dies_at_any_step_leaves_one_owner_and_no_order_behi
         async def dying(name: str, here: str = step) -> None:
             await customer.order()
             if name == here:
+                await alone.streams.shut()  # and the ambassador with it: its snapshot and its readers end
                 raise KilledError
 
         with pytest.raises(KilledError):
@@ -192,6 +193,7 @@ async def test_a_leader_that_dies_at_any_step_leaves_one_owner_and_no_order_behi
 
         async def dying_back(name: str, here: str = step) -> None:
             if name == here:
+                await alone.streams.shut()
                 raise KilledError
 
         with pytest.raises(KilledError):

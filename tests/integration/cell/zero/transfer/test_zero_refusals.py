@@ -5,10 +5,11 @@ import asyncio
 import asyncpg
 import pytest
 
-from cell.zero import preflight, quarantine, writers
+from cell.transfer import fence as fences
+from cell.zero import carry, preflight, quarantine, staging, writers
 from cell.zero.monolith import cron
 from contracts.problems import ProblemError
-from contracts.transfer import Abort, Activate, Freeze, Provision, Restore
+from contracts.transfer import Abort, Activate, Fence, Freeze, Provision, Restore
 from tests.integration.cell.cell_world import World
 from tests.integration.cell.zero.transfer.zero_world import Journey, Move, Zero
 
@@ -214,3 +215,20 @@ async def test_the_fence_refuses_direct_writers_of_a_tenant_that_left_and_nobody
     finally:
         async with zero.pool.acquire() as connection:
             await writers.allow(connection)
+
+
+async def test_a_translation_that_a_newer_command_overtook_stages_nothing(zero: Zero) -> None:
+    tenant, _ = await zero.customer()
+    old, new = Fence(1, 1, "m1"), Fence(2, 1, "m1")
+    await fences.arrive(zero.pool, tenant, old, "stream-open")
+
+    async def overtaken() -> None:
+        clock = asyncio.get_running_loop().time
+        async with carry.beside(zero.pool, tenant, old, "changes", clock) as (connection, _row):
+            assert await carry.out(connection, tenant, anew=True) > 0
+            await fences.arrive(zero.pool, tenant, new, "stream-open")
+
+    await refused("fenced", overtaken())
+    async with zero.pool.acquire() as connection:
+        assert (await staging.read(connection, tenant)).orders == ()
+        assert not await quarantine.are_marked(connection, tenant)
