@@ -202,11 +202,15 @@ class TenantStatus(msgspec.Struct, frozen=True):
 
 
 class CellInfo(msgspec.Struct, frozen=True):
-    """``GET /transfer/v1/cell``: which cell this is and which schema revision all of its shards have."""
+    """``GET /transfer/v1/cell``: which cell this is and which schema revision all of its shards have.
+
+    ``lanes``: in how many at most it sends a snapshot and takes one in; a cell that does not say so knows one.
+    """
 
     cell: str
     schema: str
     shards: tuple[str, ...]
+    lanes: int = 1
 
 
 # -- large moves --------------------------------------------------------------------------------------------------
@@ -249,10 +253,11 @@ class Stream(msgspec.Struct, frozen=True):
     position: Position
 
 
-class SnapshotQuery(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """``snapshot``."""
+class SnapshotQuery(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True):
+    """``snapshot``, in as many lanes as the receiver takes."""
 
     stream: str
+    lanes: int = 1
 
 
 class ChangesQuery(msgspec.Struct, frozen=True, forbid_unknown_fields=True):

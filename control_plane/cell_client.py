@@ -217,10 +217,10 @@ class CellClient:
 
     @asynccontextmanager
     async def snapshot(
-        self, cell: CellAddress, tenant: TenantId, fence: Fence, stream: str, *, budget_s: float
+        self, cell: CellAddress, tenant: TenantId, fence: Fence, query: transfer.SnapshotQuery, *, budget_s: float
     ) -> AsyncIterator[AsyncIterator[bytes]]:
         """The row stream of an open stream's snapshot, for `import_rows`. ``budget_s`` is of the first byte."""
-        body = msgspec.json.encode(transfer.SnapshotQuery(stream))
+        body = msgspec.json.encode(query)
         request = self._request(cell, tenant, "snapshot", fence, body, _JSON)
         async with self._streamed(cell, request, budget_s) as pieces:
             yield pieces

@@ -102,8 +102,10 @@ class LargeMoves:
         opened = await client.open_stream(
             at.source, at.tenant, await run.fences.take(), command, budget_s=OPEN_MS / 1000 + 5
         )
+        infos = await asyncio.gather(client.info(at.source), client.info(at.target))
+        query = transfer.SnapshotQuery(move.stream, min(info.lanes for info in infos))
         copied = _Copied(progress, self._clock, save)
-        reading = client.snapshot(at.source, at.tenant, await run.fences.take(), move.stream, budget_s=STALL_S)
+        reading = client.snapshot(at.source, at.tenant, await run.fences.take(), query, budget_s=STALL_S)
         async with reading as rows:
             fence = await run.fences.take()
             done = await client.import_rows(at.target, at.tenant, fence, copied.counted(rows), budget_s=budget_s)

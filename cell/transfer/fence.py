@@ -35,6 +35,11 @@ _SETTLE: Final = (
     " WHERE tenant_id = $1 AND term = $2 AND seq = $3 AND command = $4 AND state = $5"
 )
 
+_STILL: Final = (
+    "SELECT true FROM cellwall.tenants WHERE tenant_id = $1 AND term = $2 AND seq = $3 AND command = $4 AND state = $5"
+    " FOR SHARE"
+)
+
 
 def _row(record: Any) -> FenceRow:
     return FenceRow(**record)
@@ -133,6 +138,22 @@ async def beside(connection: Any, tenant: int, fence: Fence, command: Command) -
         raise ProblemError(problems.FENCED, f"{command} at term {fence.term} came after term {row.term}")
     rules.check_state(row, command)
     return row
+
+
+@asynccontextmanager
+async def part(
+    connection: Any, tenant: int, fence: Fence, command: Command, budget_s: float, clock: Callable[[], float]
+) -> AsyncIterator[Any]:
+    """One of several transactions of a command that write beside each other, under the shared lock.
+
+    At its end the fence must still be the command's own: a newer command waits for this commit, or undoes it.
+    """
+    async with connection.transaction():
+        await locks.shared(connection, tenant, budget_s, clock)
+        row = await _own(connection, tenant, fence, command)
+        yield connection
+        if not await connection.fetchval(_STILL, tenant, fence.term, fence.seq, command, row.state):
+            raise ProblemError(problems.FENCED, "a newer command came while this one was at work")
 
 
 @asynccontextmanager

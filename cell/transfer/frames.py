@@ -33,6 +33,9 @@ class Kind(IntEnum):
     KEY = 6
 
 
+_KINDS: Final = {kind.value: kind for kind in Kind}
+
+
 class TableHeader(msgspec.Struct, frozen=True):
     """Which table follows, and its columns in the order of the data."""
 
@@ -60,14 +63,14 @@ class BrokenStreamError(ValueError):
     """A row stream that is cut, or was not written by a cell."""
 
 
-def frame(kind: Kind, payload: bytes) -> bytes:
+def frame(kind: Kind, payload: bytes, lane: int = 0) -> bytes:
     """One frame."""
-    return bytes((kind,)) + len(payload).to_bytes(4, "big") + payload
+    return b"".join((bytes((lane << 4 | kind,)), len(payload).to_bytes(4, "big"), payload))
 
 
-def data_frames(data: bytes) -> list[bytes]:
+def data_frames(data: bytes, lane: int = 0) -> list[bytes]:
     """Data as frames of bounded size."""
-    return [frame(Kind.DATA, data[i : i + PIECE_BYTES]) for i in range(0, len(data), PIECE_BYTES)]
+    return [frame(Kind.DATA, data[i : i + PIECE_BYTES], lane) for i in range(0, len(data), PIECE_BYTES)]
 
 
 class Reader:
@@ -82,24 +85,31 @@ class Reader:
         if await self._take(len(MAGIC)) != MAGIC:
             raise BrokenStreamError("this is no row stream of a cell")
 
-    async def next(self) -> tuple[Kind, bytes]:
-        """The next frame; `BrokenStreamError` where the stream ends instead."""
+    async def laned(self) -> tuple[int, Kind, bytes]:
+        """The next frame and its lane; `BrokenStreamError` where the stream ends instead."""
         head = await self._take(_HEAD)
-        size = int.from_bytes(head[1:], "big")
-        if head[0] not in Kind.__members__.values() or size > _FRAME_BYTES_MAX:
+        lane, number, size = head[0] >> 4, head[0] & 15, int.from_bytes(head[1:], "big")
+        if number not in _KINDS or size > _FRAME_BYTES_MAX:
             raise BrokenStreamError("a frame of unknown kind or size")
-        return Kind(head[0]), await self._take(size)
+        return lane, _KINDS[number], await self._take(size)
+
+    async def next(self) -> tuple[Kind, bytes]:
+        """The next frame of a stream that has one lane; `BrokenStreamError` where it ends instead."""
+        lane, kind, payload = await self.laned()
+        if lane:
+            raise BrokenStreamError("a frame of a lane where there should be none")
+        return kind, payload
 
     async def table(self) -> TableHeader | Count | Stream | Key:
         """The next table's header, or the totals at the end of the stream; before them where changes continue it, and
         the tenant's key."""
         kind, payload = await self.next()
         if kind is Kind.TABLE:
-            return _decoded(payload, TableHeader)
+            return decoded(payload, TableHeader)
         if kind is Kind.END:
-            return _decoded(payload, Count)
+            return decoded(payload, Count)
         if kind is Kind.STREAM:
-            return _decoded(payload, Stream)
+            return decoded(payload, Stream)
         if kind is Kind.KEY:
             return Key(payload)
         raise BrokenStreamError(f"a {kind.name} frame where a table should begin")
@@ -111,7 +121,7 @@ class Reader:
             if kind is Kind.DATA:
                 yield payload
             elif kind is Kind.TABLE_END:
-                ended.append(_decoded(payload, Count))
+                ended.append(decoded(payload, Count))
                 return
             else:
                 raise BrokenStreamError(f"a {kind.name} frame inside of a table")
@@ -122,12 +132,14 @@ class Reader:
                 self._buffer += await anext(self._pieces)
             except StopAsyncIteration:
                 raise BrokenStreamError("the stream is cut") from None
-        taken = bytes(self._buffer[:size])
+        with memoryview(self._buffer) as view:
+            taken = bytes(view[:size])
         del self._buffer[:size]
         return taken
 
 
-def _decoded(payload: bytes, kind: type[T]) -> T:
+def decoded(payload: bytes, kind: type[T]) -> T:
+    """A frame's payload; `BrokenStreamError` where it is something else."""
     try:
         return msgspec.json.decode(payload, type=kind)
     except msgspec.DecodeError as e:

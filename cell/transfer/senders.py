@@ -14,7 +14,7 @@ import asyncpg
 import structlog
 
 from cell.shards.session import Pool
-from cell.transfer import batches, catalogue, locks, rows, rules
+from cell.transfer import batches, catalogue, lanes, locks, rows, rules
 from cell.transfer import fence as fences
 from cell.transfer.locks import LockBusyError, Patience
 from cell.transfer.reader import Login, Reading, Slot, StreamError, Transaction, make_slot
@@ -23,7 +23,18 @@ from cell.vault import Vault, VaultError
 from contracts import ids, problems, transfer
 from contracts.names import Field
 from contracts.problems import ProblemError
-from contracts.transfer import Batch, ChangesQuery, Checksum, Fence, Mark, Marked, OpenStream, Stream, StreamStatus
+from contracts.transfer import (
+    Batch,
+    ChangesQuery,
+    Checksum,
+    Fence,
+    Mark,
+    Marked,
+    OpenStream,
+    SnapshotQuery,
+    Stream,
+    StreamStatus,
+)
 
 MARKERS_AT_ONCE: Final = 2  # of a shard: each takes two connections
 END_READER_MS: Final = 5000
@@ -110,6 +121,7 @@ class Senders:
         self._vault = vault
         self._clock = clock
         self._senders: defaultdict[str, _Sender] = defaultdict(_Sender)
+        self._turns = {shard: asyncio.Lock() for shard in pools}  # to take the connections of all lanes
         self._marking = {shard: asyncio.Semaphore(MARKERS_AT_ONCE) for shard in pools}
 
     async def close(self) -> None:
@@ -187,10 +199,10 @@ class Senders:
 
     # -- the snapshot -------------------------------------------------------------------------------------------
 
-    async def snapshot(self, tenant: int, fence: Fence, stream: str) -> AsyncIterator[bytes]:
+    async def snapshot(self, tenant: int, fence: Fence, query: SnapshotQuery) -> AsyncIterator[bytes]:
         """The row stream of the exported snapshot, with the stream's start for the receiver's progress row."""
-        check_stream(stream, tenant)
-        slot = self._senders[stream].slot
+        check_stream(query.stream, tenant)
+        slot = self._senders[query.stream].slot
         if slot is None:
             raise ProblemError(problems.STREAM_LOST, "this process holds no snapshot of the stream")
         pool = self._pool(tenant)
@@ -202,23 +214,33 @@ class Senders:
                 key = await self._vault.unwrapped(connection, tenant)
             except VaultError as e:
                 raise ProblemError(problems.CONFLICT, str(e)) from e
-        pieces = self._snapshot(pool, tenant, stream, slot, key)
+        pieces = self._snapshot(pool, tenant, query, slot, key)
         first = await anext(pieces)
         return rows.continued(first, pieces)
 
     async def _snapshot(
-        self, pool: Pool, tenant: int, stream: str, slot: Slot, key: bytes | None
+        self, pool: Pool, tenant: int, query: SnapshotQuery, slot: Slot, key: bytes | None
     ) -> AsyncIterator[bytes]:
-        async with pool.acquire() as connection, connection.transaction(isolation="repeatable_read", readonly=True):
-            try:
-                # The name is the server's own: digits and hyphens.
-                await connection.execute(f"SET TRANSACTION SNAPSHOT '{slot.snapshot}'")
-            except asyncpg.PostgresError as e:
-                raise ProblemError(problems.STREAM_LOST, str(e)) from e
-            await connection.execute("SET LOCAL transaction_timeout = 0")
-            tables = await catalogue.tenant_tables(connection)
-            start = Stream(stream, slot.position)
-            async with contextlib.aclosing(rows.export(connection, tables, tenant, start, key)) as pieces:
+        wide = min(max(query.lanes, 1), lanes.LANES)
+        async with (
+            lanes.acquired(pool, self._turns[self._shard_of(tenant)], wide) as connections,
+            contextlib.AsyncExitStack() as stack,
+        ):
+            for connection in connections:
+                await stack.enter_async_context(connection.transaction(isolation="repeatable_read", readonly=True))
+                try:
+                    # The name is the server's own: digits and hyphens.
+                    await connection.execute(f"SET TRANSACTION SNAPSHOT '{slot.snapshot}'")
+                except asyncpg.PostgresError as e:
+                    raise ProblemError(problems.STREAM_LOST, str(e)) from e
+                await connection.execute(lanes.PATIENT)
+            tables = await catalogue.tenant_tables(connections[0])
+            start = Stream(query.stream, slot.position)
+            if wide > 1:
+                exported = lanes.export(connections, tables, tenant, rows.before(start, key))
+            else:
+                exported = rows.export(connections[0], tables, tenant, start, key)
+            async with contextlib.aclosing(exported) as pieces:
                 async for piece in pieces:
                     yield piece
 

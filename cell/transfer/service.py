@@ -1,9 +1,10 @@
 """The commands of the transfer API. Each is fenced, idempotent, and one transaction on the tenant's shard."""
 
+import asyncio
 import re
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from contextlib import aclosing, asynccontextmanager
-from typing import Any, Final, TypeVar
+from typing import Any, ClassVar, Final, TypeVar
 
 import msgspec
 import structlog
@@ -11,7 +12,7 @@ import structlog
 from cell.events.outbox import WORK_KIND
 from cell.gate import Gate
 from cell.shards.session import Pool, TenantSession
-from cell.transfer import catalogue, rows, rules, senders
+from cell.transfer import catalogue, lanes, progress, rows, rules, senders
 from cell.transfer import fence as fences
 from cell.transfer.frames import BrokenStreamError
 from cell.transfer.locks import LockBusyError, Patience
@@ -59,6 +60,8 @@ _log = structlog.get_logger()
 class Transfer:
     """Moves tenants in and out. ``shard_of`` says where a tenant belongs in this cell; ``clock`` is the loop's."""
 
+    lanes: ClassVar = lanes.LANES  # of a snapshot
+
     def __init__(
         self,
         *,
@@ -80,6 +83,7 @@ class Transfer:
         self._gate = gate
         self._create_owner = create_owner
         self._clock = clock
+        self._turns = {shard: asyncio.Lock() for shard in pools}  # to take the connections of all lanes
         self.shedder = Shedder(pools, clock)  # its loop is the process's to run
         self._vault = vault
         self._kinds = list(kinds)
@@ -88,7 +92,7 @@ class Transfer:
 
     def info(self) -> CellInfo:
         """Which cell this is."""
-        return CellInfo(self._cell, self._schema, tuple(sorted(self._pools)))
+        return CellInfo(self._cell, self._schema, tuple(sorted(self._pools)), self.lanes)
 
     async def tenants(self) -> list[TenantStatus]:
         """The fence rows of all shards, also of tenants that left."""
@@ -142,10 +146,16 @@ class Transfer:
             await effect.settle("importing", {}, min_epoch=body.min_epoch, hint="")
 
     async def import_(self, tenant: int, fence: Fence, pieces: AsyncIterator[bytes]) -> Imported:
-        """All rows of the stream in one transaction, or none. A repeat after success reads nothing."""
+        """All rows of the stream, or an import that did not take effect. A repeat after success reads nothing.
+
+        In one transaction; a snapshot in several, see `lanes`.
+        """
         row = await self._arrive(tenant, fence, "import")
         if row.result is not None:
             return msgspec.convert(row.result, Imported)
+        snapshot, pieces = await lanes.is_snapshot(pieces)
+        if snapshot:
+            return await self._import_laned(tenant, fence, pieces)
         async with self._effect(tenant, fence, "import") as effect:
             tables = await catalogue.tenant_tables(effect.connection)
             await rows.drop(effect.connection, tables, tenant)
@@ -153,6 +163,32 @@ class Transfer:
                 imported = await rows.import_(effect.connection, tables, tenant, pieces, self._vault)
             except BrokenStreamError as e:
                 raise ProblemError(problems.INVALID, str(e)) from e
+            await effect.settle("importing", msgspec.to_builtins(imported))
+        return imported
+
+    async def _import_laned(self, tenant: int, fence: Fence, pieces: AsyncIterator[bytes]) -> Imported:
+        shard = self._shard_of(tenant)
+        async with self._effect(tenant, fence, "import") as effect:  # what an attempt before this one may have left
+            tables = await catalogue.tenant_tables(effect.connection)
+            await rows.drop(effect.connection, tables, tenant)
+        try:
+            async with lanes.acquired(self._pools[shard], self._turns[shard]) as connections:
+                received = await lanes.import_(
+                    lambda lane: fences.part(
+                        connections[lane], tenant, fence, "import", PATIENCE.budget_s, self._clock
+                    ),
+                    tables, tenant, pieces,
+                )  # fmt: skip
+        except BrokenStreamError as e:
+            raise ProblemError(problems.INVALID, str(e)) from e
+        except LockBusyError as e:
+            raise ProblemError(problems.FREEZE_BUSY, str(e)) from e
+        async with self._effect(tenant, fence, "import") as effect:
+            if received.start is not None:
+                await progress.begin(effect.connection, tenant, received.start)
+            if received.key is not None:
+                await self._vault.adopt(effect.connection, tenant, received.key.key)
+            imported = Imported(len(tables), received.rows, received.size)
             await effect.settle("importing", msgspec.to_builtins(imported))
         return imported
 

@@ -56,7 +56,7 @@ async def close(request: Request[Any, Any, Any], target: Target, streams_service
 async def snapshot(request: Request[Any, Any, Any], target: Target, streams_service: Service) -> StreamResponse:
     """The row stream of the stream's snapshot."""
     query = await body_of(request, transfer.SnapshotQuery)
-    pieces = await streams_service.senders.snapshot(*target, query.stream)
+    pieces = await streams_service.senders.snapshot(*target, query)
     return StreamResponse(pieces, media_type=transfer.ROWS_CONTENT_TYPE, status_code=200)
 
 

@@ -70,6 +70,8 @@ class ZeroTransfer(Transfer):
     holds; ``door`` lets requests to the monolith, and knows when none is at work. ``counting`` are the consumers of
     events whose effect is only to count what the monolith's positions say as well."""
 
+    lanes = 1  # what comes back is staged and translated in one transaction
+
     def __init__(
         self,
         *,

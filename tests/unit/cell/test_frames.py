@@ -60,3 +60,18 @@ async def test_a_frame_that_claims_to_be_huge_is_not_waited_for() -> None:
 def test_data_is_framed_in_bounded_pieces() -> None:
     data = bytes(3 * frames.PIECE_BYTES + 1)
     assert [len(f) - 5 for f in frames.data_frames(data)] == [frames.PIECE_BYTES] * 3 + [1]
+
+
+@given(data=st.lists(st.tuples(st.integers(0, 15), st.binary(max_size=200)), max_size=20), size=st.integers(1, 500))
+async def test_frames_of_several_lanes_come_out_as_they_went_in(data: list[tuple[int, bytes]], size: int) -> None:
+    written = frames.MAGIC + b"".join(frames.frame(Kind.DATA, payload, lane) for lane, payload in data)
+    reader = Reader(pieces(written, size))
+    await reader.start()
+    assert [await reader.laned() for _ in data] == [(lane, Kind.DATA, payload) for lane, payload in data]
+
+
+async def test_a_stream_of_several_lanes_is_refused_by_who_reads_one() -> None:
+    reader = Reader(pieces(frames.MAGIC + frames.frame(Kind.DATA, b"x", 1), 64))
+    await reader.start()
+    with pytest.raises(BrokenStreamError, match="lane"):
+        await reader.next()

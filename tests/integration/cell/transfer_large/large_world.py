@@ -23,6 +23,7 @@ from contracts.transfer import (
     Prepare,
     Remainder,
     RemainderQuery,
+    SnapshotQuery,
     Standby,
     Stream,
     Verified,
@@ -132,7 +133,7 @@ async def copied(source: Large, target: Large, tenant: int, epoch: int = 2) -> S
     """Stream opened, snapshot imported; catching up can begin."""
     stream = await source.open(tenant)
     await target.transfer.prepare(tenant, target.fence(), Prepare(SCHEMA, epoch))
-    rows = await source.streams.senders.snapshot(tenant, source.fence(), stream.stream)
+    rows = await source.streams.senders.snapshot(tenant, source.fence(), SnapshotQuery(stream.stream))
     await target.transfer.import_(tenant, target.fence(), rows)
     return stream
 

@@ -7,7 +7,7 @@ import pytest
 from cell.transfer import rows
 from contracts import problems
 from contracts.problems import ProblemError
-from contracts.transfer import Abort, Activate, Prepare
+from contracts.transfer import Abort, Activate, Prepare, SnapshotQuery
 from tests.integration.cell.platform_parts.two_cells import SCHEMA
 from tests.integration.cell.transfer_large.large_world import Large, copied, cut_over
 
@@ -66,7 +66,7 @@ async def test_rows_of_a_new_import_would_be_shed_for_the_one_before(cells: Cell
     stream = await copied(source, target, tenant)
     await target.transfer.abort(tenant, target.fence(), Abort(3))
     await target.transfer.prepare(tenant, target.fence(), Prepare(SCHEMA, 4))
-    pieces = await source.streams.senders.snapshot(tenant, source.fence(), stream.stream)
+    pieces = await source.streams.senders.snapshot(tenant, source.fence(), SnapshotQuery(stream.stream))
     await target.transfer.import_(tenant, target.fence(), pieces)
     assert await target.transfer.shedder.sweep() == 0
     assert await target.cell.rows(tenant) == WRITTEN + 1

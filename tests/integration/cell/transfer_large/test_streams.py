@@ -20,6 +20,7 @@ from contracts.transfer import (
     Mark,
     OpenStream,
     Prepare,
+    SnapshotQuery,
     Verified,
     stream_name,
 )
@@ -118,7 +119,7 @@ async def test_a_write_between_the_slot_and_the_copy_would_be_lost_or_doubled(ce
     stream = await source.open(tenant)
     await source.cell.write(tenant, "between")
     await target.transfer.prepare(tenant, target.fence(), Prepare(SCHEMA, 2))
-    pieces = await source.streams.senders.snapshot(tenant, source.fence(), stream.stream)
+    pieces = await source.streams.senders.snapshot(tenant, source.fence(), SnapshotQuery(stream.stream))
     await target.transfer.import_(tenant, target.fence(), pieces)
     assert await count(target, tenant) == 1
     marked = await source.mark(tenant, "m-1")
@@ -134,18 +135,20 @@ async def test_an_import_that_was_cut_could_not_be_repeated_from_the_same_snapsh
     await target.transfer.prepare(tenant, target.fence(), Prepare(SCHEMA, 2))
 
     async def cut() -> Any:
-        pieces = await source.streams.senders.snapshot(tenant, source.fence(), stream.stream)
+        pieces = await source.streams.senders.snapshot(tenant, source.fence(), SnapshotQuery(stream.stream))
         yield await anext(pieces)
         await pieces.aclose()  # type: ignore[attr-defined]
 
     await refused(problems.INVALID, target.transfer.import_(tenant, target.fence(), cut()))
     assert [s for s in await target.streams.receivers.list() if s.state == "receiving"] == []
-    pieces = await source.streams.senders.snapshot(tenant, source.fence(), stream.stream)
+    pieces = await source.streams.senders.snapshot(tenant, source.fence(), SnapshotQuery(stream.stream))
     await target.transfer.import_(tenant, target.fence(), pieces)
     _, batch = await source.changes(tenant, stream.position, wait_ms=0)
     await target.apply(tenant, batch)
     # The first read gave the snapshot up: what is copied now would not be what the stream continues.
-    await refused(problems.STREAM_LOST, source.streams.senders.snapshot(tenant, source.fence(), stream.stream))
+    await refused(
+        problems.STREAM_LOST, source.streams.senders.snapshot(tenant, source.fence(), SnapshotQuery(stream.stream))
+    )
 
 
 async def test_a_unique_value_that_passes_from_row_to_row_would_break_the_apply(cells: Cells) -> None:
@@ -499,7 +502,7 @@ async def test_a_stream_of_another_tenant_would_be_opened_read_or_closed(cells: 
     await refused(problems.INVALID, senders.changes(tenant, fence, ChangesQuery(stream, 0)))
     await refused(problems.INVALID, senders.marker(tenant, fence, Mark(stream, "m")))
     await refused(problems.INVALID, source.streams.close(tenant, fence, CloseStream(stream).stream))
-    await refused(problems.INVALID, senders.snapshot(tenant, fence, "postgres"))
+    await refused(problems.INVALID, senders.snapshot(tenant, fence, SnapshotQuery("postgres")))
     await refused(problems.STREAM_LOST, target_changes(source, tenant))
     assert await target.slots() == []
 
