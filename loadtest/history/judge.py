@@ -10,9 +10,9 @@ from dataclasses import dataclass
 from math import inf
 from typing import Final
 
-from loadtest.history.linear import BUDGET, Verdict, search
+from loadtest.history.linear import BUDGET, Searched, Verdict, search
 from loadtest.history.operation import ANY, History, Operation, Outcome, State, relaxed
-from loadtest.history.register import behind, step
+from loadtest.history.register import alike, behind, sharpened, step
 
 EXAMPLES: Final = 3
 WIDTH: Final = 32  # characters of the bars of a timeline
@@ -93,7 +93,7 @@ def judge(histories: Iterable[History], *, budget: int = BUDGET) -> Judgement:
             keys += 1
             operations, unknown = operations + len(counted) - open_ended, unknown + open_ended
             silent += len(by_key[key]) - len(counted)
-            found = search(counted, initial, step, behind=behind, budget=budget)
+            found = _search(counted, initial, budget)
             if found.verdict is Verdict.TOO_HARD:
                 too_hard.append(key)
             elif found.stuck is not None:
@@ -120,7 +120,7 @@ def explain(operations: Sequence[Operation], initial: State, stuck: Operation) -
     start = ANY if began is None else began
     if len(window) <= CORE_MOST:
         window, excuses = _core(window, excuses, start)
-    found = search([*excuses, *window], start, step, behind=behind, budget=EXPLAIN_BUDGET)
+    found = _search([*excuses, *window], start)
     last = found.stuck if found.stuck is not None else stuck
     shown = tuple(operation for operation in window if operation.outcome is not Outcome.UNKNOWN)
     return Violation(stuck.key, len(operations), shown, last, began)
@@ -147,8 +147,11 @@ def _core(
 
 
 def _contradict(window: Sequence[Operation], excuses: Sequence[Operation], start: State) -> bool:
-    found = search([*excuses, *window], start, step, behind=behind, budget=EXPLAIN_BUDGET)
-    return found.verdict is Verdict.VIOLATED
+    return _search([*excuses, *window], start).verdict is Verdict.VIOLATED
+
+
+def _search(operations: Sequence[Operation], start: State, budget: int = EXPLAIN_BUDGET) -> Searched[Operation]:
+    return search(sharpened(operations), start, step, behind=behind, alike=alike, budget=budget)
 
 
 def _ends(operations: Iterable[Operation]) -> list[float]:

@@ -1,4 +1,11 @@
-"""What a register may answer: the sequential specification that histories are held against. Pure."""
+"""What a register may answer: the sequential specification that histories are held against. Pure.
+
+Clients never write a value twice, which keeps the search short where many operations have no known end: one whose value
+somebody was told of can only have made the version that was told with it, and all others are alike.
+"""
+
+from collections.abc import Hashable, Iterable
+from dataclasses import replace
 
 from loadtest.history.operation import ANY, Kind, Operation, Outcome, State
 
@@ -15,7 +22,28 @@ def step(state: State, operation: Operation) -> State | None:
     if operation.kind is Kind.SWAP and state != ANY and state.version != operation.expected:
         return None
     after = _after(state, operation)
-    return after if operation.outcome is Outcome.UNKNOWN or operation.told == after else None
+    return after if operation.told in (None, after) else None
+
+
+def sharpened(operations: Iterable[Operation]) -> list[Operation]:
+    """The same operations, those without a known end with all that the others tell of them.
+
+    ``told`` is what they made if they happened; without it nobody saw their value, and they have none.
+    """
+    given = list(operations)
+    seen = {o.told.value: o.told for o in given if o.told is not None and o.outcome is Outcome.OK}
+    return [
+        replace(o, told=seen.get(o.value), value=o.value if o.value in seen else None)
+        if o.outcome is Outcome.UNKNOWN
+        else o
+        for o in given
+    ]
+
+
+def alike(operation: Operation) -> Hashable | None:
+    """The same for operations that nobody saw and that do the same."""
+    unseen = operation.outcome is Outcome.UNKNOWN and operation.value is None
+    return (operation.kind, operation.expected) if unseen else None
 
 
 def behind(state: State, operation: Operation) -> bool:

@@ -99,6 +99,7 @@ class Simulated:
         told = State(-1, change.told.version)
         if wrong is Wrong.STALE_READ:
             known = [o.told for o in self.operations if o.told is not None and o.told.value is not None]
-            told = next(state for state in [FIRST, *known] if state.version == change.told.version - 1)
+            told = State(-1, change.told.version - 1)  # where nobody was told what it was
+            told = next((state for state in [FIRST, *known] if state.version == told.version), told)
         at = change.returned + TICK
         self.operations.append(Operation(KEY, self.clients, Kind.READ, at, at + TICK, Outcome.OK, told=told))

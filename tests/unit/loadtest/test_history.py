@@ -13,6 +13,7 @@ from loadtest.history.linear import Verdict, search
 from loadtest.history.operation import ANY, History, Kind, Operation, Outcome, State
 from loadtest.history.register import behind, step
 from tests.unit.loadtest.registers import FIRST, KEY, Simulated, Wrong
+from tests.unit.loadtest.test_linear import some_order_explains
 
 RANDOMS = st.integers(0, 2**32).map(Random)
 QUICK = settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.too_slow])
@@ -116,9 +117,32 @@ def test_one_key_is_held_against_another() -> None:
     assert verdict.words() == "4 reads and writes of 3 keys: linearizable"
 
 
+@QUICK
+@given(RANDOMS, st.integers(1, 3), st.integers(1, 4), st.sampled_from([None, *Wrong]))
+def test_the_verdict_is_another_than_that_of_trying_every_order(
+    rng: Random, clients: int, count: int, wrong: Wrong | None
+) -> None:
+    history = Simulated(rng, clients, unknown=0.5, failed=0.1).run(count, wrong)
+    counted = [operation for operation in history.operations if operation.counts]
+    assert judge([history]).good == some_order_explains(counted, FIRST)
+
+
+@pytest.mark.parametrize("gap", [0, 3, 100])
+def test_many_ends_that_nobody_knows_are_too_hard(gap: int) -> None:
+    """A cell that is killed leaves a hundred of them; some have been done, and nobody saw which."""
+    lost = [
+        replace(WRITE, client=n, value=n + 10, outcome=Outcome.UNKNOWN, returned=inf, told=None) for n in range(100)
+    ]
+    after = State(2, FIRST.version + gap + 1)
+    told = [replace(WRITE, invoked=1.0, returned=1.1, told=after), replace(READ, invoked=1.2, returned=1.3, told=after)]
+    assert of(*lost, *told).good
+    assert not of(*lost[: max(gap - 1, 0)], *told).good or not gap
+
+
 def test_a_key_that_is_too_hard_counts_as_good() -> None:
     lost = [replace(WRITE, client=n, value=n, outcome=Outcome.UNKNOWN, returned=inf, told=None) for n in range(40)]
-    verdict = judge([History({KEY: FIRST}, [*lost, replace(READ, told=State(30, 31))])], budget=1_000)
+    reads = [replace(READ, invoked=1.0 + n, returned=1.1 + n, told=State(n, 31 + 2 * n)) for n in range(5, 7)]
+    verdict = judge([History({KEY: FIRST}, [*lost, *reads])], budget=20)
     assert not verdict.good
-    told = "1 reads and writes of 1 key, and 40 without a known end: too hard to tell for t1/p1"
+    told = "2 reads and writes of 1 key, and 40 without a known end: too hard to tell for t1/p1"
     assert verdict.words() == told

@@ -47,7 +47,7 @@ def _explains(order: Sequence[Operation], initial: State) -> bool:
     return state is not None
 
 
-@settings(max_examples=400, deadline=None)
+@settings(max_examples=250, deadline=None)
 @given(st.lists(operations(), max_size=5), STATES)
 def test_the_search_finds_another_answer_than_trying_every_order(history: list[Operation], initial: State) -> None:
     for start in (initial, ANY):
@@ -56,7 +56,7 @@ def test_the_search_finds_another_answer_than_trying_every_order(history: list[O
         assert search(history, start, step, behind=behind).verdict is expected
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=120, deadline=None)
 @given(st.lists(operations(), max_size=5), STATES)
 def test_an_unknown_beginning_refuses_what_some_beginning_allows(history: list[Operation], initial: State) -> None:
     if search(history, initial, step).verdict is Verdict.LINEARIZABLE:
