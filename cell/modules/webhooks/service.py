@@ -24,7 +24,7 @@ from cell.events.retry import delay_after
 from cell.ids import uuid7
 from cell.modules.webhooks.tables import deliveries, endpoints
 from cell.shards.session import TenantSession
-from cell.shards.sql import prepare
+from cell.shards.sql import above, below, prepare
 from cell.vault import Vault
 from contracts import problems
 
@@ -107,7 +107,7 @@ _BARE = prepare(sa.select(endpoints.c.endpoint_id, endpoints.c.secret).where(_is
 _SEAL = prepare(sa.update(endpoints).where(_this).values(secret=sa.bindparam("sealed", type_=sa.LargeBinary)))
 _LIST = prepare(
     sa.select(*_shown)
-    .where(_mine, sa.or_(_after.is_(None), endpoints.c.endpoint_id > _after))
+    .where(_mine, above(endpoints.c.endpoint_id, _after))
     .order_by(endpoints.c.endpoint_id)
     .limit(sa.bindparam("limit", type_=sa.Integer))
 )
@@ -136,7 +136,7 @@ _DELIVER = prepare(
 )
 _LOG = prepare(
     sa.select(*_logged)
-    .where(_of_endpoint, sa.or_(_before.is_(None), deliveries.c.delivery_id < _before))
+    .where(_of_endpoint, below(deliveries.c.delivery_id, _before))
     .order_by(deliveries.c.delivery_id.desc())
     .limit(sa.bindparam("limit", type_=sa.Integer))
 )
