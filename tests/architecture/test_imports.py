@@ -21,6 +21,7 @@ PURE = [
     "cell/modules/orders/saga.py",
     "cell/transfer/compaction.py",
     "cell/transfer/rules.py",
+    "cell/zero/parts.py",
     "cell/zero/translation/__init__.py",
     "cell/zero/translation/backward.py",
     "cell/zero/translation/fields.py",
