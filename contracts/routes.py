@@ -57,7 +57,7 @@ class Cell(msgspec.Struct, frozen=True, tag_field="kind", tag="cell", forbid_unk
     cell: str
     address: str  # HOST:PORT
     state: CellState = "active"
-    connections: Annotated[int, msgspec.Meta(ge=1)] = 128
+    connections: Annotated[int, msgspec.Meta(ge=1)] = 512  # as many as in flight: the cell knows who is due next
     pending: Annotated[int, msgspec.Meta(ge=0)] = 1024
     in_flight: Annotated[int, msgspec.Meta(ge=1)] = 512
     revision: Revision = 0

@@ -19,7 +19,7 @@ from router.turns import Turns
 from router.upstream import Upstream, User
 from router.walls import Wall, Walls
 
-KEPT: Final = 8  # the last eighth of a cell's room is kept from tenants that have more than half as much under way
+KEPT: Final = 8  # the last eighth of a cell's room is kept from tenants that have more than half of an equal part of it
 
 
 class NoRoomError(Exception):
@@ -83,7 +83,7 @@ class Pool:
         if not self.silence.allows() and self._walls.refuses(Wall.BULKHEADS):
             raise NoRoomError(CELL_UNAVAILABLE, self.silence.retry_after_s)
         room, own = self.caps.in_flight, self._running.get(tenant, 0)
-        if own > room // (2 * KEPT):
+        if own > room // (2 * max(KEPT, len(self._running))):
             room -= room // KEPT
         if self.in_flight >= room and self._walls.refuses(Wall.BULKHEADS):
             raise NoRoomError(CELL_BUSY, 1.0)

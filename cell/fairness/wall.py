@@ -78,8 +78,9 @@ class Config:
         most = interactive or max(1, connections - heavy - 1)
         length = max(1, ceil(tenant_room / 2))
         sizes = {
+            # Two at least, as far as there are two: of one seat none can be kept from heavy tenants.
             Level.INTERACTIVE: Size(
-                least=max(1, most // 3), most=most, length=length, tenant_room=tenant_room, room=room
+                least=min(most, max(2, most // 3)), most=most, length=length, tenant_room=tenant_room, room=room
             ),
             # One queue a tenant: of its long work one is done after the other, instead of all of it at the end.
             Level.BATCH: Size(least=1, most=heavy, hand=1, length=8, tenant_room=8, room=64),

@@ -290,6 +290,18 @@ def test_tenants_with_much_in_flight_leave_room_in_the_bulkhead_for_one_with_lit
     assert one.in_flight == 0
 
 
+def test_many_floods_together_would_fill_a_bulkhead_to_its_last_place() -> None:
+    one = pool(Told(), Clock(), in_flight=160)
+    floods = [b"t%d" % number for number in range(16)]
+    entered = 0
+    for number in range(400):
+        with contextlib.suppress(NoRoomError):
+            one.enter(floods[number % 16])
+            entered += 1
+    assert entered == 160 - 160 // KEPT
+    one.enter(b"quiet")
+
+
 @pytest.mark.parametrize("mode", [Mode.OBSERVE, Mode.OFF])
 def test_a_bulkhead_that_does_not_refuse_takes_everybody(mode: Mode) -> None:
     told = Told(all_in(mode))
