@@ -343,7 +343,7 @@ class Mover:
                 tenant = await _update_tenant(conn, tenant, **marks)
             if then in (State.HOLDING, State.STANDBY) or given_back:
                 await publish(conn, [route_of(tenant, _route_state(tenant, then))])
-        level = log.warning if then in (State.ABORTING, State.FAILED) else log.info
+        level = log.warning if then in (State.THAWING, State.ABORTING, State.FAILED) else log.info
         level(f"move_{_PAST[then]}", **_fields(move), reason=reason)
 
     async def _save(self, move: Move, progress: Progress) -> None:
