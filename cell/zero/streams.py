@@ -83,20 +83,20 @@ class ZeroSenders(Senders):
         super().__init__({SHARD: pool}, lambda _: SHARD, lambda _: login, vault, clock)
         self._shop = pool
         self._time = clock
-        self._turns: defaultdict[int, asyncio.Lock] = defaultdict(asyncio.Lock)
+        self._stages: defaultdict[int, asyncio.Lock] = defaultdict(asyncio.Lock)
         self._next_look: dict[int, float] = {}
 
     async def open(self, tenant: int, fence: Fence, body: OpenStream) -> Stream:
         """Translate the tenant anew, if it is served here, and open the stream over what is staged then."""
         row = await fences.arrive(self._shop, tenant, fence, "stream-open")
         if row.result is None and row.state == "active":
-            async with self._turns[tenant]:
+            async with self._stages[tenant]:
                 await self._stage(tenant, fence, anew=True)
         return await super().open(tenant, fence, body)
 
     async def changes(self, tenant: int, fence: Fence, query: ChangesQuery) -> tuple[Batch, bytes]:
         """The next batch, after another look at the monolith's rows where that is due."""
-        turn = self._turns[tenant]
+        turn = self._stages[tenant]
         if not turn.locked() and self._time() >= self._next_look.get(tenant, 0.0):
             async with turn:
                 await self._look(tenant, fence)
@@ -121,7 +121,7 @@ class ZeroSenders(Senders):
     async def marker(self, tenant: int, fence: Fence, body: Mark) -> Marked:
         """What changed, the marker and the checksum, as one transaction. Nobody has to wait for it."""
         check_stream(body.stream, tenant)
-        async with self._turns[tenant], carry.beside(self._shop, tenant, fence, "marker", self._time) as found:
+        async with self._stages[tenant], carry.beside(self._shop, tenant, fence, "marker", self._time) as found:
             connection, row = found
             if row.state == "active":
                 await carry.out(connection, tenant)
