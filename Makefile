@@ -33,7 +33,7 @@ $(UV):
 	  echo "python3 has no venv module: install it (Debian: apt-get install python3-venv)" >&2; exit 2; }
 	@build/uv/bin/python -m pip install --quiet --disable-pip-version-check uv==$(UV_VERSION)
 
-demo: setup ## run a whole fleet for a minute: traffic, a live move, kills, and the books
+demo: setup ## a whole fleet for a minute or two: cell zero left, traffic, a live move, a new cell, kills, and the books
 	@$(PY) -m loadtest.demo $(ARGS)
 
 up: setup ## start a fleet on loopback, leave it running and print where everything listens (ZERO=1: with an old shop)
