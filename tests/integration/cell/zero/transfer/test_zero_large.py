@@ -70,9 +70,9 @@ class Customer:
         assert answer.status_code == 201, answer.text
         self.ordered.append(ref)
 
-    async def start(self) -> str:
+    async def start(self, **more: object) -> str:
         """A large move of it to the modern cell, planned."""
-        body = {"tenant": f"t{self.tenant}", "to": MODERN, "standby": True}
+        body = {"tenant": f"t{self.tenant}", "to": MODERN, "standby": True} | more
         return str((await asked(self.fleet, "POST", "/v1/moves", body, status=201))["id"])
 
     async def drive(self, move: str, on_boundary: Boundary) -> str:
@@ -90,6 +90,20 @@ class Customer:
         try:
             async with asyncio.timeout(PATIENCE_S):
                 while (await self.zero.transfer.status(self.tenant)).state != "standby":
+                    assert not driving.done(), driving.result()
+                    await asyncio.sleep(0.02)
+            yield
+        finally:
+            driving.cancel()
+            await asyncio.gather(driving, return_exceptions=True)
+
+    @contextlib.asynccontextmanager
+    async def following(self, move: str) -> AsyncIterator[None]:
+        """Drive it until its source follows its target, and as long as the block."""
+        driving = asyncio.create_task(self.drive(move, unobserved))
+        try:
+            async with asyncio.timeout(PATIENCE_S):
+                while (await self.view(move))["progress"]["way_back"] != "following":
                     assert not driving.done(), driving.result()
                     await asyncio.sleep(0.02)
             yield
@@ -201,6 +215,27 @@ async def test_a_leader_that_dies_at_any_step_leaves_one_owner_and_no_order_behi
     assert await customer.drive(rollback, unobserved) == "done"
     assert await customer.in_shop() == sorted(customer.ordered)
     assert (await alone.transfer.status(customer.tenant)).state == "active"
+    await customer.assert_clean()
+
+
+async def test_a_customer_comes_back_after_its_old_home_was_given_up_and_leaves_again_to_a_cell_that_follows_the_shop(
+    fleet: Plane, alone: Zero, world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(move_estimate, "SMALL_ROWS", 10)
+    customer = await enrolled(fleet, alone, world, 20)
+    before = await alone.rows(customer.knr)
+    move = await customer.start(finalize_after_s=0.0)
+    assert await customer.drive(move, unobserved) == "done"
+    await customer.order_there((await customer.view(move))["epoch"])
+
+    back = await asked(fleet, "POST", f"/v1/moves/{move}/rollback", status=201)
+    assert back["path"] == "large"
+    async with customer.following(back["id"]):
+        assert await customer.in_shop() == sorted(customer.ordered)
+        assert await customer.order((await customer.view(back["id"]))["epoch"])
+    assert await customer.back(back["id"], unobserved) == "done"
+    assert await customer.there() == sorted(customer.ordered)
+    assert set(before.aufk) < set((await alone.rows(customer.knr)).aufk)
     await customer.assert_clean()
 
 
