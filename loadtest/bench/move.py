@@ -13,7 +13,7 @@ import signal
 import sys
 import tempfile
 from collections.abc import Awaitable, Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Final
 
@@ -60,13 +60,15 @@ QUICK: Final = Size(10, 1, 200_000, 50)
 @click.option("--quick", is_flag=True, help="Little of each: two minutes.")
 @click.option("--part", type=click.Choice(PARTS), help="Only one part; it is written to a file of its own.")
 @click.option("--tenants", type=click.IntRange(2, 1500), help="How many tenants the emptied cell has.")
-def main(quick: bool, part: str | None, tenants: int | None) -> None:
+@click.option("--pairs", type=click.IntRange(1, 1000), help="How many moves forth and back are measured.")
+def main(quick: bool, part: str | None, tenants: int | None, pairs: int | None) -> None:
     """Run, print a table, write the figures."""
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # as Ctrl-C: the fleet is stopped
     console = Console()
     size = QUICK if quick else FULL
+    size = replace(size, tenants=tenants or size.tenants, pairs=pairs or size.pairs)
     try:
-        figures = asyncio.run(_figures(size, tenants or size.tenants, (part,) if part else PARTS, console))
+        figures = asyncio.run(_figures(size, (part,) if part else PARTS, console))
     except (BenchError, LocalFleetError, LabError) as e:
         console.print(f"bench-move: {e}", style="red", markup=False, soft_wrap=True)
         sys.exit(2)
@@ -76,14 +78,14 @@ def main(quick: bool, part: str | None, tenants: int | None) -> None:
     sys.exit(0 if report.holds else 1)
 
 
-async def _figures(size: Size, tenants: int, parts: tuple[str, ...], console: Console) -> list[Figure]:
+async def _figures(size: Size, parts: tuple[str, ...], console: Console) -> list[Figure]:
     def say(words: str) -> None:
         console.print(words, style="dim", markup=False, soft_wrap=True)
 
     jobs: dict[str, Callable[[Fleet], Awaitable[list[Figure]]]] = {
         "gap": lambda fleet: gaps(fleet, size.pairs, size.large_pairs, say),
         "copy": lambda fleet: copied(fleet, size.rows, say),
-        "cell": lambda fleet: emptied(fleet, "cell-1", tenants, say),
+        "cell": lambda fleet: emptied(fleet, "cell-1", size.tenants, say),
     }
     found: list[Figure] = []
     for part in parts:  # each on a fresh fleet: what one left in tables and logs would weigh on the next
