@@ -70,6 +70,8 @@ async def weigh(client: CellClient, cell: CellAddress, tenant: TenantId, slug: s
         try:
             found = await client.preflight(cell, tenant)
         except CellRefusedError as e:
+            if e.slug == problems.UNTRANSLATABLE.slug:
+                raise ProblemError(problems.UNTRANSLATABLE, f"{cell.name} lets nobody go: {e.detail}") from e
             if e.status != 404:
                 raise ProblemError(problems.CONFLICT, f"{cell.name} refuses: {e.reason}") from e
             # A cell that cannot send a stream has no preflight either; it says how many rows there are.

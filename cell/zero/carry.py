@@ -20,7 +20,7 @@ from cell.transfer.fence import Effect
 from cell.transfer.locks import LockBusyError
 from cell.transfer.rules import Command, FenceRow
 from cell.transfer.service import PATIENCE
-from cell.zero import database, parts, quarantine, shop, staging
+from cell.zero import database, parts, preflight, quarantine, shop, staging
 from cell.zero.parts import NewPart, Part
 from cell.zero.quarantine import Change
 from cell.zero.translation.backward import backward, missing
@@ -47,8 +47,10 @@ async def customer_of(connection: Any, tenant: int) -> int:
 async def out(connection: Any, tenant: int, *, anew: bool = False) -> int:
     """Stage what the monolith's rows say; how many had changed since they were marked.
 
-    ``anew``: whatever was staged and marked before. The problem ``untranslatable`` names rows that do not translate.
+    ``anew``: whatever was staged and marked before. The problem ``untranslatable`` names rows that do not translate,
+    and tables that the translation does not know as they are now.
     """
+    await preflight.refuse_strange(connection)
     knr = await customer_of(connection, tenant)
     if anew:
         await staging.adopt_keys(connection, tenant)
@@ -175,7 +177,11 @@ def untranslatable(faults: tuple[Fault, ...]) -> ProblemError:
 
 
 async def refuse_foreign(connection: Any, tenant: int) -> None:
-    """The problem ``conflict`` where the monolith's rows are not as they were marked: nobody of ours wrote that."""
+    """The problem ``conflict`` where the monolith's rows are not as they were marked: nobody of ours wrote that.
+
+    A column that came meanwhile is refused too: the snapshot that was translated did not have it.
+    """
+    await preflight.refuse_strange(connection)
     if changed := await quarantine.changed(connection, tenant, await customer_of(connection, tenant)):
         named = ", ".join(f"{change.tab} {change.key}" for change in changed[:FAULTS_SHOWN])
         raise ProblemError(problems.CONFLICT, f"somebody wrote past the ambassador meanwhile: {named}")

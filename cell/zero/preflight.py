@@ -7,7 +7,8 @@ from typing import Any, Final
 from cell.shards.session import Pool
 from cell.zero import shop, staging
 from cell.zero.translation.forward import forward
-from contracts import ids
+from contracts import ids, problems
+from contracts.problems import ProblemError
 from contracts.zero import Customer, CustomerFaults, Preflight
 
 FAULTS_SHOWN: Final = 20
@@ -46,9 +47,9 @@ class ShopColumns:
 def judge(found: Sequence[ShopColumns]) -> tuple[tuple[str, ...], tuple[str, ...]]:
     """Blockers and warnings about the monolith's tables; pure."""
     blockers, warnings = [], []
-    tables = {table.name: table for table in found}
+    by_name = {table.name: table for table in found}
     for name, known in _KNOWN.items():
-        table = tables.get(name)
+        table = by_name.get(name)
         if table is None:
             blockers.append(f"{name} is missing, which the translation reads")
             continue
@@ -61,11 +62,26 @@ def judge(found: Sequence[ShopColumns]) -> tuple[tuple[str, ...], tuple[str, ...
             blockers.append(f"{name} has columns that the translation does not know: {', '.join(strange)}")
         if lost := sorted(known - set(table.columns)):
             blockers.append(f"{name} lacks columns that the translation reads: {', '.join(lost)}")
-    for name in sorted(tables.keys() - _KNOWN.keys()):
-        keyless = "" if tables[name].keyed else ", has no primary key"
+    for name in sorted(by_name.keys() - _KNOWN.keys()):
+        keyless = "" if by_name[name].keyed else ", has no primary key"
         what = "stays behind: it belongs to no customer" if name in _LEFT else "stays behind: no translation knows it"
         warnings.append(f"{name}{keyless}, {what}")
     return tuple(blockers), tuple(warnings)
+
+
+async def tables(connection: Any) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    """Blockers and warnings about the monolith's tables as they are now; one query of the catalogue."""
+    return judge([ShopColumns(r["tab"], tuple(r["columns"]), r["keyed"]) for r in await connection.fetch(_COLUMNS)])
+
+
+async def refuse_strange(connection: Any) -> None:
+    """The problem ``untranslatable`` names tables and columns that would be lost, or that rows cannot be found in.
+
+    Every way out asks it (`cell.zero.carry`), however the move was begun: a batch, by hand, or as a dry run.
+    """
+    blockers, _ = await tables(connection)
+    if blockers:
+        raise ProblemError(problems.UNTRANSLATABLE, "; ".join(blockers))
 
 
 async def customers(pool: Pool) -> list[Customer]:
@@ -90,8 +106,7 @@ async def customers(pool: Pool) -> list[Customer]:
 async def check(pool: Pool, only: int | None = None) -> Preflight:
     """Judge the tables, then translate every customer who is still served here, or the one of that number."""
     async with pool.acquire() as connection:
-        described = [ShopColumns(r["tab"], tuple(r["columns"]), r["keyed"]) for r in await connection.fetch(_COLUMNS)]
-        blockers, warnings = judge(described)
+        blockers, warnings = await tables(connection)
         if blockers:
             return Preflight(blockers, warnings, (), 0)
         found = await connection.fetch(_CUSTOMERS)

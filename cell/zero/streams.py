@@ -10,7 +10,7 @@ neither published nor given triggers. What is different here:
 | marker | stages what changed, then marks, then compares, in one transaction: the tenant is not kept waiting for it |
 | remainder | as receiver: what was touched is written to the monolith's tables first. As sender, frozen: refused where
   somebody wrote past the ambassador |
-| preflight | counts the monolith's rows, and says what looking at each of them costs the hold |
+| preflight | refuses strange tables, counts the monolith's rows, and says what looking at each of them costs the hold |
 | blobs | there are none |
 """
 
@@ -30,7 +30,7 @@ from cell.transfer.receivers import Receivers
 from cell.transfer.senders import Senders, check_stream
 from cell.transfer.streams import Streams
 from cell.vault import Vault
-from cell.zero import carry, shop
+from cell.zero import carry, preflight, shop
 from cell.zero.transfer import SHARD
 from contracts import ids, problems
 from contracts.names import Field
@@ -165,11 +165,15 @@ class ZeroStreams(Streams):
         self._shop = pool
 
     async def preflight(self, tenant: int) -> Preflight:
-        """Rows and bytes of the monolith, what forbids a stream, and what the hold costs beyond any other."""
+        """Rows and bytes of the monolith, what forbids a stream, and what the hold costs beyond any other.
+
+        Refused, for every tenant, while the monolith's tables are not those that the translation knows.
+        """
         async with self._shop.acquire() as connection:
             if await fences.read(connection, tenant) is None:
                 raise ProblemError(problems.NOT_FOUND, "cell zero has no such tenant")
             knr = await carry.customer_of(connection, tenant)
+            await preflight.refuse_strange(connection)
             counted, size = await shop.measure(connection, knr)
             may = await connection.fetchrow(_MAY_STREAM)
             tables = await catalogue.tenant_tables(connection)

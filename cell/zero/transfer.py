@@ -7,7 +7,8 @@ different here:
 |---|---|
 | freeze | nothing of ours holds the monolith's transactions, so it waits for them and ends none (moves.md rule 21);
   before the marker of a stream it translates what changed (`cell.zero.streams`) |
-| export | translates the monolith's rows into the staging area first, at one snapshot; a fault stops this tenant |
+| export | translates the monolith's rows into the staging area first, at one snapshot; a fault stops this tenant, and
+  a table that the translation does not know every one |
 | checksum | of a frozen tenant: refused where the monolith's rows are not those any more that were translated; of one
   that a stream fills: the monolith's rows are written first |
 | import | translates back, writes only rows that differ, and proves it by translating forward again |

@@ -89,3 +89,23 @@ async def test_a_modern_cell_is_not_taken_for_a_cell_zero(fleet: Plane) -> None:
     told = await asked(fleet, "POST", f"/v1/zero/{MODERN}/plan", {"owner": "us"}, status=409)
     assert told["detail"] == f"{MODERN} is a modern cell, not a cell zero."
     assert "there are" in (await asked(fleet, "GET", "/v1/zero/cell-9", status=404))["detail"]
+
+
+async def test_until_the_translation_knows_a_new_column_nobody_leaves_by_hand_or_by_an_evacuation(
+    fleet: Plane, alone: Zero
+) -> None:
+    (knr,) = await newcomers(alone, 1)
+    await asked(fleet, "POST", f"/v1/zero/{ZERO}/plan", {"owner": "us"})
+    await alone.pool.execute("ALTER TABLE knd ADD COLUMN kredit text")
+    said = "knd has columns that the translation does not know: kredit"
+    asks = {"tenant": f"kunde-{knr}", "to": MODERN}
+    for path in ("/v1/moves/estimate", "/v1/moves"):
+        told = await asked(fleet, "POST", path, asks, status=409)
+        assert told["type"].endswith("untranslatable")
+        assert said in told["detail"]
+    async with leading(fleet):
+        batch = await asked(fleet, "POST", "/v1/batches", {"kind": "evacuate", "cell": ZERO}, status=201)
+        done = await until_over(fleet, f"/v1/batches/{batch['id']}", "done", "incomplete", "stopped")
+    assert said in str(done["moves"])
+    shown = await asked(fleet, "GET", f"/v1/tenants/kunde-{knr}")
+    assert (shown["cell"], shown["move"]) == (ZERO, None)

@@ -8,8 +8,9 @@ import pytest
 from cell.transfer import fence as fences
 from cell.zero import carry, preflight, quarantine, staging, writers
 from cell.zero.monolith import cron
+from contracts import ids
 from contracts.problems import ProblemError
-from contracts.transfer import Abort, Activate, Fence, Freeze, Provision, Restore
+from contracts.transfer import Abort, Activate, Fence, Freeze, OpenStream, Provision, Restore, stream_name
 from tests.integration.cell.cell_world import World
 from tests.integration.cell.zero.transfer.zero_world import Journey, Move, Zero
 
@@ -191,6 +192,44 @@ async def test_a_table_that_the_translation_does_not_know_is_named_before_anythi
     assert (await preflight.check(zero.pool)).warnings == (
         "prot, has no primary key, stays behind: it belongs to no customer",
     )
+
+
+@pytest.mark.parametrize(
+    ("change", "undo", "said"),
+    [
+        (
+            "ALTER TABLE knd ADD COLUMN kredit text",
+            "ALTER TABLE knd DROP COLUMN kredit",
+            "knd has columns that the translation does not know: kredit",
+        ),
+        (
+            "ALTER TABLE sess DROP CONSTRAINT sess_pkey",
+            "ALTER TABLE sess ADD PRIMARY KEY (sid)",
+            "sess has no primary key",
+        ),
+    ],
+)
+async def test_no_way_out_loses_a_column_that_came_or_finds_no_row_again(
+    zero: Zero, world: World, change: str, undo: str, said: str
+) -> None:
+    tenant, _ = await zero.customer()
+    move = Journey(zero, world, tenant).out()
+    large = OpenStream(stream_name(ids.tenant_of(tenant), "m1", "out"))
+    await zero.pool.execute(change)
+    try:
+        assert said in await refused("untranslatable", zero.streams.preflight(tenant))  # start, and its dry run
+        assert said in await refused("untranslatable", zero.streams.senders.open(tenant, move.fence(), large))
+        await move.freeze()
+        assert said in await refused("untranslatable", zero.transfer.export(tenant, move.fence()))
+    finally:
+        await zero.pool.execute(undo)
+    await move.copy()
+    await zero.pool.execute(change)  # after the snapshot that was translated
+    try:
+        assert said in await refused("untranslatable", zero.transfer.checksum(tenant, move.fence()))
+    finally:
+        await zero.pool.execute(undo)
+    await put_back(move)
 
 
 async def test_the_fence_refuses_direct_writers_of_a_tenant_that_left_and_nobody_else(zero: Zero, world: World) -> None:
