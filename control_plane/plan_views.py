@@ -82,7 +82,7 @@ class BlockedView(msgspec.Struct, frozen=True):
 
 
 class CellLoadView(msgspec.Struct, frozen=True):
-    """A cell before and after. The loads are per place."""
+    """A cell before and after. The loads are per place; None where a cell has no places, as cell zero."""
 
     name: str
     region: str
@@ -90,8 +90,8 @@ class CellLoadView(msgspec.Struct, frozen=True):
     capacity: int
     tenants_before: int
     tenants_after: int
-    load_before: float
-    load_after: float
+    load_before: float | None
+    load_after: float | None
 
 
 class PlanView(msgspec.Struct, frozen=True):
@@ -116,7 +116,7 @@ class PlanView(msgspec.Struct, frozen=True):
             [
                 CellLoadView(
                     c.name, c.region, c.tier, c.capacity, before[c.name].tenants, c.tenants,
-                    load_of(before[c.name]), load_of(c),
+                    *(load_of(x) if x.capacity else None for x in (before[c.name], c)),
                 )
                 for c in touched
             ],

@@ -114,19 +114,26 @@ def givers(fleet: Iterable[CellFacts], tolerance: float = TOLERANCE) -> frozense
 
 
 class _Fleet:
-    """The fleet as it becomes while a plan is made."""
+    """The fleet as it becomes while a plan is made. After ``growth`` each tenant stands for so many."""
 
-    def __init__(self, fleet: Sequence[CellFacts]) -> None:
-        self.before = tuple(fleet)
-        self.cells = {cell.name: cell for cell in fleet}
+    def __init__(self, fleet: Sequence[CellFacts], growth: float = 1.0) -> None:
+        self._growth = growth
+        self._heads = {cell.name: cell.tenants for cell in fleet}  # of today: what a move takes one of
+        grown = [replace(c, tenants=round(c.tenants * growth), load=c.load * growth) for c in fleet]
+        self.before = tuple(grown)
+        self.cells = {cell.name: cell for cell in grown}
         self.moves: list[Proposal] = []
         self.blocked: list[Blocked] = []
 
     def move(self, tenant: Resident, target: str, reason: str) -> None:
-        source, to = self.cells[tenant.cell], self.cells[target]
-        self.cells[source.name] = replace(source, tenants=source.tenants - 1, load=source.load - tenant.weight)
-        self.cells[target] = replace(to, tenants=to.tenants + 1, load=to.load + tenant.weight)
+        self._change(tenant.cell, -1, -tenant.weight)
+        self._change(target, 1, tenant.weight)
         self.moves.append(Proposal(tenant.number, tenant.slug, tenant.cell, target, reason))
+
+    def _change(self, name: str, heads: int, load: float) -> None:
+        self._heads[name] += heads
+        cell, tenants = self.cells[name], round(self._heads[name] * self._growth)
+        self.cells[name] = replace(cell, tenants=tenants, load=cell.load + load)
 
     def block(self, tenant: Resident, reason: str, advice: str) -> None:
         self.blocked.append(Blocked(tenant.number, tenant.slug, tenant.cell, reason, advice))
@@ -220,7 +227,15 @@ def rebalance(
 ) -> Plan:
     """The fewest moves that bring cells of one pool (region, tier, schema) within ``tolerance``; pins come first."""
     made = _Fleet(fleet)
+    return made.plan(_rebalance(made, residents, tolerance, max_moves, emptying))
+
+
+def _rebalance(
+    made: _Fleet, residents: Iterable[Resident], tolerance: float, max_moves: int, emptying: frozenset[str]
+) -> str:
+    """Add the moves that level the fleet to those that are planned already; what comes of it, in words."""
     homes: dict[str, list[Resident]] = {}
+    limit = len(made.moves) + max_moves
     for tenant in residents:
         if tenant.pin is not None and tenant.pin != tenant.cell:
             _to_pin(made, tenant, emptying)
@@ -229,11 +244,11 @@ def rebalance(
     for tenants in homes.values():
         tenants.sort(key=lambda r: (r.weight, r.number))
     for pool in _pools(cell for cell in made.cells.values() if cell.name not in emptying):
-        _level(made, [cell.name for cell in pool], homes, tolerance, max_moves)
+        _level(made, [cell.name for cell in pool], homes, tolerance, limit)
     left = spread(cell for cell in made.cells.values() if cell.name not in emptying)
-    if len(made.moves) >= max_moves:
-        return made.plan(f"the first {max_moves} moves; the loads per place then differ by up to {left:.3f}")
-    return made.plan(f"loads per place of alike cells then differ by up to {left:.3f}; {tolerance:g} is balanced")
+    if len(made.moves) >= limit:
+        return f"the first {max_moves} moves; the loads per place then differ by up to {left:.3f}"
+    return f"loads per place of alike cells then differ by up to {left:.3f}; {tolerance:g} is balanced"
 
 
 def _to_pin(made: _Fleet, tenant: Resident, emptying: frozenset[str]) -> None:
@@ -324,30 +339,20 @@ def what_if(
 ) -> tuple[Plan, tuple[str, ...]]:
     """The plan for a fleet that does not exist yet, and warnings. Cells that go are emptied, then the rest is levelled.
 
-    Each tenant is planned for once; a move that levelling would add for one that left its cell is not proposed.
+    Each tenant is planned for once; a move that levelling would add for one that left its cell is not proposed. A
+    move takes along what its tenant has grown to, in tenants and in load, so that the cells add up.
     """
-    changed = [
-        replace(
-            cell,
-            tenants=round(cell.tenants * change.growth),
-            load=cell.load * change.growth,
-            state="draining" if cell.name in change.without else cell.state,
-        )
-        for cell in fleet
-    ]
-    made = _Fleet([*changed, *change.add])
+    changed = [replace(cell, state="draining") if cell.name in change.without else cell for cell in fleet]
+    made = _Fleet([*changed, *change.add], change.growth)
     grown = [replace(tenant, weight=tenant.weight * change.growth) for tenant in residents]
     for cell in sorted(change.without):
         _empty(made, grown, cell, rng, change.without)
     stay = [tenant for tenant in grown if tenant.cell not in change.without]
-    levelled = rebalance(list(made.cells.values()), stay, emptying=change.without)
+    reason = _rebalance(made, stay, TOLERANCE, MAX_MOVES, change.without)
+    plan = made.plan(reason if change.growth == 1 else f"each move stands for {change.growth:g} tenants; {reason}")
     warnings = tuple(
         f"{cell.name} would hold {cell.tenants} tenants and takes {cell.capacity}"
-        for cell in levelled.after
+        for cell in plan.after
         if cell.tenants > cell.capacity and cell.name not in change.without
     )
-    plan = Plan(
-        tuple(made.moves) + levelled.moves, tuple(made.blocked) + levelled.blocked, made.before, levelled.after,
-        levelled.reason,
-    )  # fmt: skip
     return plan, warnings

@@ -183,7 +183,7 @@ def show_plan(cli: Cli, plan: PlanView) -> None:
     if plan.cells:
         loads = [
             (c.name, c.region, c.tier, f"{c.tenants_before} -> {c.tenants_after} of {c.capacity}",
-             f"{c.load_before:.3f} -> {c.load_after:.3f}")
+             f"{_load(c.load_before)} -> {_load(c.load_after)}" if c.capacity else "-")
             for c in plan.cells[:SHOWN]
         ]  # fmt: skip
         cli.say("")
@@ -260,6 +260,10 @@ def _line(b: BatchView) -> str:
 
 def _counted(b: BatchView) -> str:
     return ", ".join(f"{count} {state}" for state, count in b.counts.items()) + f" of {b.total}"
+
+
+def _load(load: float | None) -> str:
+    return "-" if load is None else f"{load:.3f}"
 
 
 def _left(b: BatchView) -> str:

@@ -3,11 +3,13 @@
 import random
 from dataclasses import replace
 
+import msgspec
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from control_plane.placement import CellFacts, Filter, Placement, Wanted, misfit
+from control_plane.plan_views import PlanView
 from control_plane.plans import (
     Change,
     Plan,
@@ -225,6 +227,24 @@ def test_a_what_if_empties_cells_fills_new_ones_and_warns_of_those_that_overflow
     assert len({m.number for m in plan.moves}) == len(plan.moves)
     assert next(c for c in plan.after if c.name == "a").load == pytest.approx(0.0)
     assert any("b would hold" in text for text in warnings)
+
+
+@pytest.mark.parametrize("growth", [0.4, 1.5, 3.0])
+def test_a_cell_that_goes_keeps_tenants_where_they_are_said_to_grow(growth: float) -> None:
+    tenants = [resident(n, "a") for n in range(4)] + [resident(n, "b") for n in range(4, 10)]
+    fleet = counted([cell("a"), cell("b")], tenants)
+    plan, _ = what_if(fleet, tenants, Change((), frozenset({"a"}), growth), RNG)
+    before, after = ({c.name: c.tenants for c in each} for each in (plan.before, plan.after))
+    assert (before, after) == ({"a": round(4 * growth), "b": round(6 * growth)}, {"a": 0, "b": round(10 * growth)})
+    assert plan.reason.startswith(f"each move stands for {growth:g} tenants")
+
+
+def test_a_plan_that_empties_cell_zero_cannot_be_read_by_the_client() -> None:
+    tenants = [resident(1, "zero"), resident(2, "zero")]
+    fleet = counted([cell("zero", capacity=0, state="draining"), cell("b")], tenants)
+    view = PlanView.of(evacuate(fleet, tenants, "zero", RNG))
+    read = msgspec.json.decode(msgspec.json.encode(view), type=PlanView)
+    assert [(c.name, c.load_before) for c in read.cells] == [("zero", None), ("b", 0.0)]
 
 
 def test_a_cell_without_places_is_as_full_as_can_be() -> None:
