@@ -66,6 +66,36 @@ def _redrive(arguments: argparse.Namespace) -> int:
     return redrive.run(configured, redrive.Choice(arguments.tenant, arguments.consumer, arguments.look))
 
 
+def _shards(arguments: argparse.Namespace) -> int:
+    from cell.rebucketing import command
+    from contracts.shards import ShardWish
+
+    configured = settings.load(settings.ShardsSettings)
+    settings.configure_logging(cell=configured.name)
+    wish = None
+    if arguments.action != "status":
+        shard, tenant = getattr(arguments, "shard", ""), getattr(arguments, "tenant", "")
+        wish = ShardWish(arguments.action, shard, tenant, getattr(arguments, "look", False))
+    return command.run(configured, wish, wait=getattr(arguments, "wait", False))
+
+
+def _shards_parser(shards: argparse.ArgumentParser) -> None:
+    actions = shards.add_subparsers(dest="action", required=True)
+    actions.add_parser("status", help="the shards, how far the newest wish is, and what has to wait and why")
+    actions.add_parser("cancel", help="give up the moves that have not begun")
+    for name, purpose in (
+        ("add", "give a shard its equal part of the buckets; `migrate` and a restart come first"),
+        ("drain", "move all buckets of a shard to the others"),
+        ("isolate", "give a tenant a shard of its own, which must be empty"),
+    ):
+        action = actions.add_parser(name, help=purpose)
+        if name == "isolate":
+            action.add_argument("tenant", help="such as t1042")
+        action.add_argument("shard", help="such as shard-3")
+        action.add_argument("--look", action="store_true", help="say how many would move and change nothing")
+        action.add_argument("--wait", action="store_true", help="until nothing is left to do")
+
+
 def main(arguments: list[str] | None = None) -> int:
     """Run one of the cell's processes."""
     parser = _Parser(prog="python -m cell", description="The processes of a cell.")
@@ -80,7 +110,10 @@ def main(arguments: list[str] | None = None) -> int:
     again.add_argument("--tenant", help="of this tenant only, such as t1042")
     again.add_argument("--consumer", help="of this consumer only")
     again.add_argument("--look", action="store_true", help="show them and change nothing")
+    _shards_parser(commands.add_parser("shards", help="move buckets and tenants between the shards of this cell"))
     chosen = parser.parse_args(arguments)
+    if chosen.command == "shards":
+        return _shards(chosen)
     if chosen.command == "redrive":
         return _redrive(chosen)
     run = {"migrate": _migrate, "api": _api, "worker": _worker}

@@ -42,6 +42,9 @@ from cell.modules.reports.api import router as reports
 from cell.modules.reports.public import QueueWall
 from cell.modules.webhooks.api import router as webhooks
 from cell.modules.webhooks.public import WORK_KIND as WEBHOOKS
+from cell.rebucketing import api as shards_api
+from cell.rebucketing.mover import Mover
+from cell.rebucketing.service import Rebucketing
 from cell.schema import migrate
 from cell.servers import Listener
 from cell.settings import ApiSettings
@@ -219,6 +222,7 @@ async def _serve(configured: ApiSettings, data: Any, inner: Any) -> int:
             clock=clock,
             vault=vault,
             kinds=KINDS,
+            refresh=databases.shard_map.refresh,
         )
         queue = QueueWall(configured.walls.reports, partial(metrics.observed, "reports", QUEUE_FULL))
         files = blobs.opened(configured.blobs)
@@ -247,7 +251,9 @@ async def _serve(configured: ApiSettings, data: Any, inner: Any) -> int:
         exchange = Exchange(redis, configured.name)
         token = configured.transfer_token.get_secret_value()
         streams = await stack.enter_async_context(_streams(configured, databases, transfers, files, vault))
-        inside = internal(transfer, health, metrics.registry, token, exchange, [streams_api.router(streams)])
+        rebucketing = await stack.enter_async_context(_rebucketing(configured, databases, transfers))
+        more = [streams_api.router(streams), shards_api.router(rebucketing)]
+        inside = internal(transfer, health, metrics.registry, token, exchange, more)
         listeners = [
             Listener(ingress, data),
             Listener(InternalWall(inside, wall, token, time.monotonic), inner),
@@ -277,6 +283,21 @@ async def _streams(
         yield streams
     finally:
         await streams.shut()
+
+
+@contextlib.asynccontextmanager
+async def _rebucketing(
+    configured: ApiSettings, databases: Databases, transfers: Mapping[str, Pool]
+) -> AsyncIterator[Rebucketing]:
+    """What plans and carries out moves between shards, and what keeps this process's map of them new."""
+    clock = asyncio.get_running_loop().time
+    dsn, password = configured.directory_dsn.get_secret_value(), configured.transfer_password.get_secret_value()
+    async with (
+        pools.following(databases, f"api-{secrets.token_hex(4)}"),
+        pools.directory_for_transfer(dsn, password, f"cellwall-shards-{configured.name}") as directory,
+        servers.running(Mover(directory=directory, pools=transfers, clock=clock).run()),
+    ):
+        yield Rebucketing(directory, transfers)
 
 
 def _wall(configured: ApiSettings, application: Litestar, databases: Databases, metrics: CellMetrics) -> Wall:

@@ -145,6 +145,14 @@ class ApiSettings(CellSettings):
         return self
 
 
+class ShardsSettings(_Settings):
+    """``python -m cell shards``: plans moves between shards in the directory."""
+
+    name: Annotated[str, AfterValidator(ids.cell_name)]
+    directory_dsn: Dsn
+    transfer_password: Password
+
+
 class WorkerSettings(CellSettings):
     """``python -m cell worker``."""
 

@@ -120,6 +120,7 @@ async def composed(
     meter, application = Meter(f"worker-{secrets.token_hex(4)}"), f"cellwall-worker-{configured.name}"
     async with (
         pools.opened(directory_dsn, password, configured.pool_size, application, meter.spent) as databases,
+        pools.following(databases, f"worker-{secrets.token_hex(4)}"),
         connect(configured.redis_url.get_secret_value()) as redis,
         _heavy(configured, databases, meter.spent) as heavy,
         _gateway(configured) as gateway,

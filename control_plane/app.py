@@ -24,7 +24,7 @@ from sqlalchemy.ext.asyncio import AsyncEngine
 
 from contracts import routes
 from contracts.keys import Purpose, derive
-from control_plane import api, frontdoor, moves_api, plans_api, routes_api, usage_api, zero_api
+from control_plane import api, frontdoor, moves_api, plans_api, routes_api, shards_api, usage_api, zero_api
 from control_plane.auth import api_guard, front_door_guard
 from control_plane.batch_service import Batches
 from control_plane.cell_client import CellClient
@@ -43,6 +43,7 @@ from control_plane.noisy_watcher import Watcher
 from control_plane.reconciler import Reconciler
 from control_plane.routes import RouteLog, forget_superseded
 from control_plane.settings import MoverSettings, PlaneSettings, Settings, SettingsError
+from control_plane.shards import CellShards
 from control_plane.signals import Signals
 from control_plane.tenants import Tenancy
 from control_plane.usage import Usage
@@ -83,6 +84,7 @@ class Services:
     waves: WaveRunner
     headroom: Headroom
     zero: Zero
+    cell_shards: CellShards
 
 
 def compose(
@@ -126,6 +128,7 @@ def compose(
         WaveRunner(engine, signals, moves, rng, registry),
         Headroom(engine),
         Zero(engine, client, batches, base_domain=base_domain, email_key=email_key, rng=rng),
+        CellShards(engine, client),
     )
 
 
@@ -137,6 +140,7 @@ def create_app(services: Services, fleet_root: bytes) -> Litestar:
         moves_api.moves_router,
         plans_api.router,
         zero_api.router,
+        shards_api.router,
         usage_api.router,
         metrics_handler(services.metrics),
         *health_handlers(services.engine),
@@ -169,6 +173,7 @@ def _litestar(services: Services, root: Router) -> Litestar:
         "batches": services.batches,
         "headroom": services.headroom,
         "zero": services.zero,
+        "cell_shards": services.cell_shards,
     }
     return Litestar(
         [root],

@@ -18,6 +18,7 @@ import msgspec
 from contracts import problems, transfer, zero
 from contracts.ids import TenantId
 from contracts.keys import Purpose, bearer
+from contracts.shards import ShardsReport, ShardWish
 from contracts.transfer import Fence
 
 BUDGET_S: Final = 5.0  # of a command that moves no rows
@@ -343,6 +344,23 @@ class CellClient:
     async def quarantined(self, cell: CellAddress) -> list[zero.Quarantined]:
         """Writes past the ambassador that nobody has looked at, the oldest first."""
         return await self._get(cell, "/zero/quarantine", list[zero.Quarantined], ZERO_BUDGET_S)
+
+    # -- shards of the cell -------------------------------------------------------------------------------------
+
+    async def shards(self, cell: CellAddress, *, budget_s: float = BUDGET_S) -> ShardsReport:
+        """What lies where in the cell, and what moves between its shards."""
+        return await self._get(cell, "/shards", ShardsReport, budget_s)
+
+    async def wish_shards(
+        self, cell: CellAddress, wish: ShardWish, *, budget_s: float = BUDGET_S
+    ) -> ShardsReport:
+        """Have the cell plan moves between its shards, or give up those that have not begun."""
+        headers = self._headers(cell) | {"content-type": _JSON}
+        content = msgspec.json.encode(wish)
+        request = self._http.build_request(
+            "POST", self._url(cell, "/shards"), content=content, headers=headers, timeout=None
+        )
+        return _decoded(cell, await self._send(cell, request, budget_s), ShardsReport)
 
     # -- the wire -----------------------------------------------------------------------------------------------
 

@@ -5,7 +5,15 @@ from typing import Any, Final
 # Platform tables that hold no data of a tenant and are read before a tenant is entered.
 PLATFORM_TABLES: Final = frozenset(
     f"cellwall.{name}"
-    for name in ("tenants", "work", "stream_progress", "stream_touched", "stream_senders", "alembic_version")
+    for name in (
+        "tenants",
+        "work",
+        "stream_progress",
+        "stream_touched",
+        "stream_senders",
+        "shard_fences",
+        "alembic_version",
+    )
 )
 SCHEMAS: Final = ("cellwall", "product")
 

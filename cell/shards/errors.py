@@ -13,12 +13,24 @@ class NotOursError(ShardError):
         self.hint = hint
 
 
+class NotHereError(NotOursError):
+    """The shard has no row of the tenant: nobody knows it, or its bucket lies on another shard by now."""
+
+
 class FrozenError(ShardError):
     """The tenant is frozen or about to be; nothing of the refused transaction ran."""
 
     def __init__(self, busy: bool = False) -> None:
         super().__init__("the tenant is frozen")
         self.busy = busy  # the lock was not to be had, which may pass within milliseconds
+
+
+class MovingError(FrozenError):
+    """The tenant's bucket is moving between shards of this cell, which is over within moments."""
+
+
+class WrongShardError(ShardError):
+    """The tenant lives on another shard of this cell than this process thought; nothing ran."""
 
 
 class CancelledByServerError(ShardError):

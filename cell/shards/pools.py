@@ -2,7 +2,7 @@
 
 import asyncio
 from collections.abc import AsyncIterator, Iterable, Mapping
-from contextlib import AsyncExitStack, asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from dataclasses import dataclass
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, Final
@@ -11,7 +11,7 @@ import asyncpg
 import msgspec
 
 from cell.shards import directory
-from cell.shards.directory import Shard, ShardMap
+from cell.shards.directory import LiveMap, Shard, ShardMap
 from cell.shards.errors import ShardUnavailableError
 from cell.shards.session import Pool, Shards, Spent, unmetered
 
@@ -47,7 +47,7 @@ class TenantConnection(_Connection):
 class Databases:
     """What a process of a cell holds open. ``directory`` is reached with the application's role."""
 
-    shard_map: ShardMap
+    shard_map: ShardMap | LiveMap
     directory: Pool
     shards: Shards
 
@@ -66,8 +66,8 @@ async def opened(
             _pool(dsn=directory_dsn, size=2, application=application, connection_class=asyncpg.Connection)
         )
         try:
-            async with asyncio.timeout(CONNECT_TIMEOUT_S), catalogue.acquire() as connection:
-                shard_map = await directory.load(connection)
+            async with asyncio.timeout(CONNECT_TIMEOUT_S):
+                shard_map = await directory.live(catalogue)
         except (OSError, TimeoutError, asyncpg.PostgresError, asyncpg.InterfaceError) as e:
             raise ShardUnavailableError(f"the directory cannot be read: {e or type(e).__name__}") from e
         pools = {
@@ -122,6 +122,31 @@ async def transfer_pools(
             pool = _pool(**_target(shard), **login, size=size, application=application)
             pools[shard.name] = await stack.enter_async_context(pool)
         yield pools
+
+
+@asynccontextmanager
+async def directory_for_transfer(directory_dsn: str, password: str, application: str) -> AsyncIterator[Pool]:
+    """The directory as the transfer role, which may change the map. The DSN names another user and its password."""
+    login: dict[str, Any] = {"user": TRANSFER_ROLE, "password": password}
+    async with _pool(dsn=directory_dsn, **login, size=3, application=application) as pool:
+        yield pool
+
+
+@asynccontextmanager
+async def following(databases: Databases, process: str) -> AsyncIterator[None]:
+    """Keep the map new, and say in the directory that ``process`` knows its shards, until it ends."""
+    live = databases.shard_map
+    if not isinstance(live, LiveMap):
+        yield
+        return
+    task = asyncio.get_running_loop().create_task(live.follow(process, databases.shards.names))
+    try:
+        yield
+    finally:
+        task.cancel()
+        await asyncio.gather(task, return_exceptions=True)
+        with suppress(ShardUnavailableError):
+            await live.leave(process)
 
 
 def _target(shard: Shard) -> dict[str, Any]:

@@ -17,11 +17,14 @@ import asyncpg
 from cell.fairness.cost import Cost
 from cell.shards import errors
 from cell.shards.context import TenantContext
-from cell.shards.directory import ShardMap
+from cell.shards.directory import LiveMap, ShardMap
+from cell.shards.passage import Passage
 from cell.shards.sql import Statement
 
 LOCK_PATIENCE_S: Final = 0.05  # how long a busy tenant lock is tried again before the tenant counts as frozen
 LOCK_RETRY_S: Final = 0.005
+MOVING_PATIENCE_S: Final = 5.0  # how long a request waits for its bucket; `cell.rebucketing` holds one for less
+DIRECTORY_RETRY_S: Final = 0.05
 ROLLBACK_TIMEOUT_S: Final = 2.0
 _TIMEOUT_MS_MAX: Final = 2**31 - 1
 # InternalClientError is how asyncpg meets a server that said goodbye while the connection was idle in a transaction.
@@ -106,7 +109,7 @@ class Shards:
 
     def __init__(
         self,
-        shard_map: ShardMap,
+        shard_map: ShardMap | LiveMap,
         pools: Mapping[str, Pool],
         sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
         clock: Callable[[], float] = time.monotonic,
@@ -114,7 +117,9 @@ class Shards:
     ) -> None:
         """``spent`` is told at the end of every session how long it kept its shard busy."""
         self._map = shard_map
+        self._refresh = shard_map.refresh
         self._pools = pools
+        self._passage = Passage(pools, clock, sleep)
         self._sleep = sleep
         self._clock = clock
         self._spent = spent
@@ -149,15 +154,9 @@ class Shards:
         transaction. A ``read_only`` one does not count as an effect of the request. COMMIT, once sent, is awaited
         even when the task is cancelled; a running statement is cancelled at the server.
         """
-        shard = self._map.shard_of(ctx.tenant)
-        pool = self._pools[shard]
+        shard, connection = await self._entered(ctx, read_only)
         before = ctx.cost.database_s
         try:
-            connection = await pool.acquire()
-        except (*_CONNECTION_LOST, asyncpg.PostgresError, TimeoutError) as e:
-            raise errors.ShardUnavailableError(str(e)) from e
-        try:
-            await self._enter(connection, ctx, read_only)
             try:
                 yield TenantSession(connection, ctx.tenant, ctx.cost, self._clock)
             except BaseException:
@@ -170,7 +169,56 @@ class Shards:
                 ctx.cost.database_s += self._clock() - began
         finally:
             self._spent(ctx.tenant, shard, ctx.cost.database_s - before)
+            await self._pools[shard].release(connection)
+
+    async def _entered(self, ctx: TenantContext, read_only: bool) -> tuple[str, PooledConnection]:
+        """The shard and a connection inside of its fence.
+
+        Waits while the tenant's bucket moves between shards, at most `MOVING_PATIENCE_S`, and goes where it lives by
+        then. Who has no row where this process thinks may have moved: the shard is asked before that is said.
+        """
+        until = 0.0
+        while True:
+            shard = self._map.shard_of(ctx.tenant)
+            try:
+                return shard, await self._tried(shard, ctx, read_only)
+            except (errors.MovingError, errors.WrongShardError, errors.NotHereError) as e:
+                until = until or self._clock() + MOVING_PATIENCE_S
+                await self._passed(shard, ctx.tenant, until, e)
+
+    async def _passed(self, shard: str, tenant: int, until: float, met: errors.ShardError) -> None:
+        """Return when it is worth another try; raise what the request ends with where it is not."""
+        try:
+            found = await self._passage.stands(shard, tenant, until)
+        except (*_CONNECTION_LOST, asyncpg.PostgresError, TimeoutError) as e:
+            raise errors.ShardUnavailableError(str(e)) from e
+        if found == "unknown" and isinstance(met, errors.NotHereError):
+            raise met
+        if self._clock() >= until:
+            raise errors.FrozenError from met
+        if found == "away" and self._map.shard_of(tenant) == shard:
+            try:
+                await self._refresh()
+            except errors.ShardUnavailableError:  # a directory that is away for a moment, as when it is restarted
+                await self._sleep(DIRECTORY_RETRY_S)
+
+    async def _tried(self, shard: str, ctx: TenantContext, read_only: bool) -> PooledConnection:
+        pool = self._pools.get(shard)
+        if pool is None:
+            raise errors.ShardUnavailableError(f"{shard} is newer than this process, which must be restarted")
+        before = ctx.cost.database_s
+        try:
+            connection = await pool.acquire()
+        except (*_CONNECTION_LOST, asyncpg.PostgresError, TimeoutError) as e:
+            raise errors.ShardUnavailableError(str(e)) from e
+        try:
+            await self._enter(connection, ctx, read_only)
+        except BaseException:
             await pool.release(connection)
+            raise
+        finally:
+            self._spent(ctx.tenant, shard, ctx.cost.database_s - before)
+        return connection
 
     async def _enter(self, connection: PooledConnection, ctx: TenantContext, read_only: bool) -> None:
         began = self._clock()
@@ -263,8 +311,14 @@ def _mapped(error: BaseException) -> errors.ShardError | None:
     """The error of ours that stands for one of the driver, or None where it is the application's own matter."""
     if isinstance(error, asyncpg.PostgresError):
         state = error.sqlstate
+        if state == "CW421" and error.hint == "unknown":
+            return errors.NotHereError()
         if state == "CW421":
             return errors.NotOursError(error.detail or "")
+        if state == "CW308":
+            return errors.WrongShardError(str(error))
+        if state == "CW503" and error.detail == "moving":
+            return errors.MovingError()
         if state == "CW503":
             return errors.FrozenError(busy=error.detail == "busy")
         if state in _SERVER_ENDED or state in _GAVE_WAY:

@@ -57,6 +57,20 @@ tenants: Final = sa.Table(
     sa.Column("result", JSONB),
     sa.Column("hint", sa.Text, nullable=False, server_default=""),
     now_column("updated_at"),
+    sa.Index("tenants_bucket_idx", "bucket"),
+    schema=PLATFORM,
+)
+
+# A bucket, or with ``tenant_id`` a tenant with a shard of its own, that moves between shards or has moved away. Where
+# there is no row, it is here. ``move`` and ``attempt`` are of the directory's ``shard_moves``: a late one is refused.
+shard_fences: Final = sa.Table(
+    "shard_fences",
+    metadata,
+    sa.Column("bucket", sa.SmallInteger, primary_key=True, autoincrement=False),
+    sa.Column("tenant_id", sa.BigInteger, primary_key=True, autoincrement=False),
+    sa.Column("state", sa.Text, nullable=False),
+    sa.Column("move", sa.BigInteger, nullable=False),
+    sa.Column("attempt", sa.Integer, nullable=False),
     schema=PLATFORM,
 )
 

@@ -22,7 +22,7 @@ JOIN pg_namespace n ON n.oid = c.relnamespace
 LEFT JOIN pg_index i ON i.indrelid = c.oid AND i.indisprimary
 JOIN pg_attribute a ON a.attrelid = c.oid AND a.attnum > 0 AND NOT a.attisdropped AND a.attgenerated = ''
 WHERE c.relkind = 'r' AND c.relrowsecurity AND c.relforcerowsecurity
-  AND (n.nspname, c.relname) <> ('cellwall', 'tenant_keys')
+  AND ($1 OR (n.nspname, c.relname) <> ('cellwall', 'tenant_keys'))
 GROUP BY c.oid, n.nspname, c.relname, i.indimmediate ORDER BY 2, 3
 """
 _REFERENCES: Final = """
@@ -55,9 +55,9 @@ class TenantTable:
         return f"{self.schema}.{self.name}"
 
 
-async def tenant_tables(connection: Any) -> tuple[TenantTable, ...]:
-    """All tenant tables, every one after those that it refers to."""
-    rows = await connection.fetch(_TABLES)
+async def tenant_tables(connection: Any, *, keys: bool = False) -> tuple[TenantTable, ...]:
+    """All tenant tables, every one after those that it refers to; within a cell also that of the wrapped ``keys``."""
+    rows = await connection.fetch(_TABLES, keys)
     tables = {r["oid"]: _table(r) for r in rows}
     references = [(r["child"], r["parent"]) for r in await connection.fetch(_REFERENCES)]
     return in_order(tables, references)

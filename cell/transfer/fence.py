@@ -9,6 +9,8 @@ from contextlib import asynccontextmanager
 from dataclasses import replace
 from typing import Any, Final
 
+import asyncpg
+
 from cell.shards.session import Pool
 from cell.transfer import locks, rules
 from cell.transfer.locks import Patience
@@ -21,7 +23,12 @@ _ROW: Final = "tenant_id, epoch, state, min_epoch, move, term, seq, command, res
 _READ: Final = f"SELECT {_ROW} FROM cellwall.tenants WHERE tenant_id = $1"  # noqa: S608
 # What is given up on the way to being deleted cannot be served again, whatever comes of the command.
 _GIVE_UP: Final = "UPDATE cellwall.tenants SET state = $2, updated_at = now() WHERE tenant_id = $1 AND state = $3"
-_LIST: Final = f"SELECT {_ROW} FROM cellwall.tenants ORDER BY tenant_id"  # noqa: S608
+# Copies that are not served (yet, or any more) because their bucket moves between shards are nobody's tenants.
+_LIST: Final = (
+    f"SELECT {_ROW} FROM cellwall.tenants t WHERE coalesce((SELECT f.state FROM cellwall.shard_fences f"  # noqa: S608
+    " WHERE f.bucket = t.bucket AND f.tenant_id IN (0, t.tenant_id) ORDER BY f.tenant_id DESC LIMIT 1), 'here')"
+    " NOT IN ('arriving', 'away') ORDER BY tenant_id"
+)
 _FIRST: Final = (
     "INSERT INTO cellwall.tenants (tenant_id, bucket, epoch, state) VALUES ($1, $2, 0, 'gone') ON CONFLICT DO NOTHING"
 )
@@ -63,6 +70,7 @@ async def arrive(pool: Pool, tenant: int, fence: Fence, command: Command) -> Fen
     ``fenced`` for a command that is older than the newest seen.
     """
     async with pool.acquire() as connection, connection.transaction():
+        await hold_bucket(connection, tenant)
         if command in rules.FIRST:
             await connection.execute(_FIRST, tenant, ids.bucket_of(ids.tenant_of(tenant)))
         record = await connection.fetchrow(f"{_READ} FOR UPDATE", tenant)
@@ -73,6 +81,23 @@ async def arrive(pool: Pool, tenant: int, fence: Fence, command: Command) -> Fen
             await connection.execute(_RAISE, tenant, fence.move, fence.term, fence.seq, command)
             row = replace(row, move=fence.move, term=fence.term, seq=fence.seq, command=command, result=None)
         return row
+
+
+class ElsewhereError(ProblemError):
+    """The tenant's bucket is moving between shards, or this process has not heard yet that it moved; nothing ran."""
+
+    def __init__(self) -> None:
+        super().__init__(problems.FREEZE_BUSY, "the tenant's bucket is moving between shards of the cell")
+
+
+async def hold_bucket(connection: Any, tenant: int) -> None:
+    """Keep the tenant's bucket on this shard for this transaction; `ElsewhereError` where it is not to be kept."""
+    try:
+        await connection.execute("SELECT cellwall.hold_bucket($1, $2)", tenant, ids.bucket_of(ids.tenant_of(tenant)))
+    except asyncpg.PostgresError as e:
+        if e.sqlstate in ("CW308", "CW503"):
+            raise ElsewhereError from e
+        raise
 
 
 class Effect:
@@ -131,6 +156,7 @@ async def beside(connection: Any, tenant: int, fence: Fence, command: Command) -
 
     It raises no fence. Refused below the fence's term, for another move that is not newer, and in a wrong state.
     """
+    await hold_bucket(connection, tenant)
     row = await read(connection, tenant)
     if row is None:
         raise ProblemError(problems.NOT_FOUND, "this cell has no such tenant")
@@ -168,6 +194,7 @@ async def view(
 
 
 async def _own(connection: Any, tenant: int, fence: Fence, command: Command) -> FenceRow:
+    await hold_bucket(connection, tenant)
     # A statement of its own after the lock, so that its snapshot is newer than whatever the lock's last holder did.
     row = await read(connection, tenant)
     if row is None or row.fence != fence or row.command != command:

@@ -126,10 +126,10 @@ def all_of(table: TenantTable, tenant: int) -> str:
 
 
 async def import_(
-    connection: Any, tables: Sequence[TenantTable], tenant: int, pieces: AsyncIterator[bytes], vault: Vault
+    connection: Any, tables: Sequence[TenantTable], tenant: int, pieces: AsyncIterator[bytes], vault: Vault | None
 ) -> Imported:
     """Write a whole row stream, or raise `BrokenStreamError`. Commits nothing itself. The tenant's key goes to the
-    ``vault``.
+    ``vault``; without one none may come.
 
     As replication writes: without triggers, so foreign keys are not looked up row by row. They hold at the source.
     """
@@ -143,6 +143,8 @@ async def import_(
             await progress.begin(connection, tenant, header)
             continue
         if isinstance(header, frames.Key):
+            if vault is None:
+                raise BrokenStreamError("a key came, and there is nothing to wrap it with")
             await vault.adopt(connection, tenant, header.key)
             continue
         if not expected or (expected[0].schema, expected[0].name) != (header.schema, header.name):

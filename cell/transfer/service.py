@@ -3,7 +3,8 @@
 import asyncio
 import re
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
-from contextlib import aclosing, asynccontextmanager
+from contextlib import aclosing, asynccontextmanager, suppress
+from functools import partial
 from typing import Any, ClassVar, Final, TypeVar
 
 import msgspec
@@ -11,9 +12,11 @@ import structlog
 
 from cell.events.outbox import WORK_KIND
 from cell.gate import Gate
+from cell.shards.errors import ShardUnavailableError
 from cell.shards.session import Pool, TenantSession
 from cell.transfer import catalogue, lanes, progress, rows, rules, senders
 from cell.transfer import fence as fences
+from cell.transfer.fence import ElsewhereError
 from cell.transfer.frames import BrokenStreamError
 from cell.transfer.locks import LockBusyError, Patience
 from cell.transfer.rules import Command, FenceRow
@@ -51,10 +54,18 @@ _WAKE: Final = (
     " ON CONFLICT (tenant_id, kind) DO UPDATE SET due = least(work.due, excluded.due)"
 )
 
+ELSEWHERE_S: Final = 4.0  # how long a command waits for a bucket; its caller gives up after five seconds
+ELSEWHERE_RETRY_S: Final = 0.02
+
 CreateOwner = Callable[[TenantSession, str, str, str], Awaitable[tuple[Any, str]]]
 T = TypeVar("T", bound=msgspec.Struct)
+A = TypeVar("A")
 
 _log = structlog.get_logger()
+
+
+async def unchanging() -> None:
+    """For a cell whose buckets stay where they are."""
 
 
 class Transfer:
@@ -74,6 +85,7 @@ class Transfer:
         clock: Callable[[], float],
         vault: Vault,
         kinds: Sequence[str] = (WORK_KIND,),
+        refresh: Callable[[], Awaitable[None]] = unchanging,
     ) -> None:
         """``kinds`` of work are woken for a tenant that becomes active here: claims of its old home count no more."""
         self._cell = cell
@@ -87,6 +99,7 @@ class Transfer:
         self.shedder = Shedder(pools, clock)  # its loop is the process's to run
         self._vault = vault
         self._kinds = list(kinds)
+        self._refresh = refresh  # of what `shard_of` knows
 
     # -- reading ------------------------------------------------------------------------------------------------
 
@@ -104,8 +117,11 @@ class Transfer:
 
     async def status(self, tenant: int, *, count_rows: bool = False) -> TenantStatus:
         """The fence row of one tenant."""
-        shard = self._shard_of(tenant)
-        async with self._pools[shard].acquire() as connection:
+        return await self._where_it_is(tenant, partial(self._status_at, tenant, count_rows))
+
+    async def _status_at(self, tenant: int, count_rows: bool, shard: str) -> TenantStatus:
+        async with self._pools[shard].acquire() as connection, connection.transaction():
+            await fences.hold_bucket(connection, tenant)
             row = await fences.read(connection, tenant)
             if row is None:
                 raise ProblemError(problems.NOT_FOUND, "this cell has no such tenant")
@@ -336,7 +352,23 @@ class Transfer:
         return self._pools[self._shard_of(tenant)]
 
     async def _arrive(self, tenant: int, fence: Fence, command: Command) -> FenceRow:
-        return await fences.arrive(self._pool(tenant), tenant, fence, command)
+        async def at(shard: str) -> FenceRow:
+            return await fences.arrive(self._pools[shard], tenant, fence, command)
+
+        return await self._where_it_is(tenant, at)
+
+    async def _where_it_is(self, tenant: int, act: Callable[[str], Awaitable[A]]) -> A:
+        """On the tenant's shard. Waits while its bucket moves, so that a sign-up does not fail for it."""
+        until = self._clock() + ELSEWHERE_S
+        while True:
+            try:
+                return await act(self._shard_of(tenant))
+            except ElsewhereError:
+                if self._clock() >= until:
+                    raise
+            with suppress(ShardUnavailableError):  # a directory that is away for a moment
+                await self._refresh()
+            await asyncio.sleep(ELSEWHERE_RETRY_S)
 
     @asynccontextmanager
     async def _effect(

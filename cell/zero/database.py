@@ -58,7 +58,7 @@ async def install(connection: Any) -> None:
     async with connection.transaction():
         await connection.execute("SELECT pg_advisory_xact_lock($1)", _LOCK)
         await connection.execute(_SCHEMA.read_text())
-        for name in ("lock_holders", "end_holders"):
+        for name in ("lock_holders", "end_holders", "hold_bucket"):
             await connection.execute((_FUNCTIONS / f"{name}.sql").read_text())
 
 

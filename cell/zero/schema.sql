@@ -25,6 +25,14 @@ CREATE TABLE IF NOT EXISTS cellwall.tenants (
         CHECK (state IN ('importing', 'active', 'frozen', 'standby', 'moved', 'aborted', 'gone'))
 );
 
+-- Always empty: the shop is one database, whose buckets move nowhere.
+CREATE TABLE IF NOT EXISTS cellwall.shard_fences (
+    bucket    smallint NOT NULL,
+    tenant_id bigint NOT NULL,
+    state     text NOT NULL,
+    PRIMARY KEY (bucket, tenant_id)
+);
+
 -- Which of the monolith's customers a tenant is. The row stays when the tenant has left.
 CREATE TABLE IF NOT EXISTS cellwall_zero.customers (
     tenant_id bigint PRIMARY KEY,

@@ -15,6 +15,7 @@ from control_plane.cli.moves import moves
 from control_plane.cli.noisy import noisy
 from control_plane.cli.plans import plans
 from control_plane.cli.routes import routes
+from control_plane.cli.shards import shards
 from control_plane.cli.simulate import simulate
 from control_plane.cli.tenants import tenants
 from control_plane.cli.top import top
@@ -89,7 +90,7 @@ def completion(shell: str) -> None:
     click.echo(script(root, {}, PROGRAM, f"_{PROGRAM.upper()}_COMPLETE").source())
 
 
-for group in (cells, tenants, moves, plans, routes, keys, noisy, top, zero, simulate):
+for group in (cells, shards, tenants, moves, plans, routes, keys, noisy, top, zero, simulate):
     root.add_command(group)
 
 

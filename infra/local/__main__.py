@@ -16,7 +16,7 @@ import msgspec
 from click.core import ParameterSource
 from rich.console import Console
 
-from infra.local import commandline
+from infra.local import commandline, growth
 from infra.local.errors import LocalFleetError, StartFailedError
 from infra.local.fleet import Fleet
 from infra.local.report import environment, text, view
@@ -120,6 +120,20 @@ def give_up(state: Path | None, server: str) -> None:
     """Accept that the data of SERVER, such as cell-3-shard-1, is gone: its next start makes it anew, empty."""
     _run(_attached(state).give_up(server))
     _err.print(f"the next start makes {server} anew, empty")
+
+
+@main.command("add-shard")
+@state_option
+@click.argument("cell")
+def add_shard(state: Path | None, cell: str) -> None:
+    """Give CELL one PostgreSQL server more while it serves. It holds nothing until `cellctl shards add`."""
+    fleet = _attached(state)
+
+    async def grow() -> None:
+        shard = await growth.add_shard(fleet, cell)
+        _err.print(f"{cell} has {shard} now; to give it its part: cellctl shards add {cell} {shard} --follow")
+
+    _run(grow(), logs=fleet.folder.logs)
 
 
 @main.command()

@@ -99,7 +99,7 @@ class Stamps:
             fleet.set_cells((*others, cell))
             await fleet.start_cell(cell)
             if ran:
-                await self._restart(cell, ran)
+                await self.restart(cell, ran)
         await fleet.wait_registered((cell.name,))  # not under the lock: somebody may have to start the control plane
         async with fleet.locked():
             fleet.reload()
@@ -193,7 +193,7 @@ class Stamps:
 
     # Restarting without a failed request.
 
-    async def _restart(self, cell: LocalCellSpec, ran: list[str]) -> None:
+    async def restart(self, cell: LocalCellSpec, ran: list[str]) -> None:
         """The schema first, because the new version may need it and the old one bears it; then the processes."""
         runner = self._fleet.runner
         migrate = _migrate(cell)

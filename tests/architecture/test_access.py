@@ -22,6 +22,7 @@ from cell import app as cell_app
 from cell import worker as cell_worker
 from cell.health import Health
 from cell.modules.old_urls.api import OldUrls
+from cell.rebucketing import api as shards_api
 from cell.transfer import api as transfer_api
 from cell.transfer import streams_api
 from cell.zero import api as zero_api
@@ -72,7 +73,8 @@ def cell_zero_internal(_: Path) -> Litestar:
 
 
 def cell_internal(_: Path) -> Litestar:
-    return cell_app.internal(NOTHING, _health(), CollectorRegistry(), "token", NOTHING, [streams_api.router(NOTHING)])
+    more = [streams_api.router(NOTHING), shards_api.router(NOTHING)]
+    return cell_app.internal(NOTHING, _health(), CollectorRegistry(), "token", NOTHING, more)
 
 
 def worker(_: Path) -> Litestar:

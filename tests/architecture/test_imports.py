@@ -19,6 +19,7 @@ PURE = [
     "cell/fairness/station.py",
     "cell/fairness/timeouts.py",
     "cell/modules/orders/saga.py",
+    "cell/rebucketing/plan.py",
     "cell/transfer/compaction.py",
     "cell/transfer/rules.py",
     "cell/zero/parts.py",

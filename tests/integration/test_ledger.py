@@ -9,7 +9,7 @@ import sqlalchemy as sa
 from sqlalchemy.ext.asyncio import create_async_engine
 
 from cell.modules.orders.tables import orders
-from cell.shards.tables import metadata, tenants
+from cell.shards.tables import metadata, shard_fences, tenants
 from infra.local.servers import GivenPostgres, PostgresServer
 from loadtest import ledger, negative
 from loadtest.books import Home, Wrong, audit
@@ -29,7 +29,7 @@ def make_shard(postgres: PostgresServer | GivenPostgres) -> MakeShard:
         async with engine.begin() as connection:
             for schema in ("cellwall", "product"):
                 await connection.execute(sa.schema.CreateSchema(schema))
-            await connection.run_sync(metadata.create_all, tables=[tenants, orders])
+            await connection.run_sync(metadata.create_all, tables=[tenants, shard_fences, orders])
             await connection.execute(sa.text("ALTER TABLE product.orders FORCE ROW LEVEL SECURITY"))
         await engine.dispose()
         await execute(dsn, FENCE.read_text())

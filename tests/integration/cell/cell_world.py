@@ -5,7 +5,7 @@ import contextlib
 import itertools
 import secrets
 import time
-from collections.abc import AsyncIterator, Callable, Generator, Sequence
+from collections.abc import AsyncIterator, Callable, Generator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 from urllib.parse import urlsplit
@@ -30,6 +30,7 @@ from cell.settings import WorkerSettings
 from cell.shards import pools
 from cell.shards.context import TenantContext
 from cell.shards.pools import Databases
+from cell.shards.session import Pool
 from cell.transfer.service import Transfer
 from cell.vault import Vault
 from contracts import envelope, ids, keys
@@ -170,6 +171,7 @@ class World:
         ingress: Ingress,
         key: bytes,
         meter: Meter,
+        transfers: Mapping[str, Pool],
     ) -> None:
         self.cell = cell
         self.databases = databases
@@ -177,6 +179,7 @@ class World:
         self.ingress = ingress
         self.key = key
         self.meter = meter
+        self.transfers = transfers
         self._clients: list[httpx.AsyncClient] = []
 
     def client(self, tenant: str, key: str | None, **enveloped: Any) -> httpx.AsyncClient:
@@ -240,6 +243,7 @@ async def opened(cell: CellDatabases, routers: Sequence[Router] = app.PRODUCT) -
             clock=clock,
             vault=vault,
             kinds=app.KINDS,
+            refresh=databases.shard_map.refresh,
         )
         key = secrets.token_bytes(32)
         metrics = CellMetrics(CELL, lambda: gate.in_flight)
@@ -251,7 +255,7 @@ async def opened(cell: CellDatabases, routers: Sequence[Router] = app.PRODUCT) -
         ingress = Ingress(
             product, cell=CELL, envelope_key=key, gate=gate, metrics=metrics, meter=meter, wall=wall, clock=clock
         )
-        world = World(cell, databases, transfer, ingress, key, meter)
+        world = World(cell, databases, transfer, ingress, key, meter, transfers)
         try:
             yield world
         finally:
