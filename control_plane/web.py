@@ -14,6 +14,7 @@ from sqlalchemy.ext.asyncio import AsyncEngine
 
 from contracts import problems
 from contracts.problems import Problem, ProblemError
+from control_plane import choices
 from control_plane.auth import Actor, allow
 from control_plane.cell_client import CellError, CellRefusedError
 
@@ -54,10 +55,11 @@ def _on_problem(_: Request[Any, Any, Any], error: ProblemError) -> Response[byte
     return _answer(error.problem, error.detail, error.headers, **error.extra)
 
 
-def _on_http(_: Request[Any, Any, Any], error: HTTPException) -> Response[bytes]:
+def _on_http(request: Request[Any, Any, Any], error: HTTPException) -> Response[bytes]:
     detail = error.detail
     if isinstance(error, ValidationException) and isinstance(error.extra, list):
-        detail = "; ".join(f"{e.get('key', '')}: {e.get('message', '')}".removeprefix(": ") for e in error.extra)
+        parameters = request.route_handler.parsed_fn_signature.parameters
+        detail = "; ".join(choices.said(each, parameters) for each in error.extra)
     if error.status_code >= 500:
         log.error("request_failed", reason=detail)
         return _answer(problems.INTERNAL, "")

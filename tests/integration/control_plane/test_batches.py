@@ -294,6 +294,7 @@ async def test_a_plan_that_cannot_take_everybody_says_who_stays_and_what_would_h
     ("path", "body", "said"),
     [
         ("/v1/batches", {"kind": "evacuate", "cell": "cell-9"}, "cell-1, cell-2"),
+        ("/v1/batches", {"kind": "bogus"}, "kind: Invalid enum value 'bogus'; there are: evacuate, rebalance"),
         ("/v1/batches", {"kind": "evacuate"}, "an evacuation needs one"),
         ("/v1/batches", {"kind": "rebalance", "cell": "cell-1"}, "a rebalance has none"),
         ("/v1/batches", {"kind": "evacuate", "cell": "cell-1"}, "No tenant lives in cell-1"),
