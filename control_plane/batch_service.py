@@ -184,6 +184,7 @@ class Batches:
         apart: Mapping[int, str],
     ) -> str:
         if cell is not None:
+        await _refuse_second(conn, kind, cell)
             await _refuse_arrivals(conn, cell)
         plan = await self._plan(conn, kind, cell, tolerance, apart)
         _refuse(plan, kind, cell, partial)
@@ -246,6 +247,17 @@ async def _course(conn: AsyncConnection, batch_id: str) -> Course:
 
 
 async def _refuse_arrivals(conn: AsyncConnection, cell: str) -> None:
+async def _refuse_second(conn: AsyncConnection, kind: Kind, cell: str | None) -> None:
+    """An open batch does this already. Its tenants would look like ones that cannot be moved, which is no help."""
+    running = await batch_store.open_like(conn, kind, cell)
+    if running is not None:
+        doing = f"The batch {running} empties {cell}" if cell is not None else f"The rebalance {running} is under way"
+        raise ProblemError(
+            problems.BATCH_RUNNING, f"{doing} already.",
+            advice=f"See: cellctl plans status {running}. To end it: cellctl plans cancel {running}",
+        )  # fmt: skip
+
+
     """An open batch brings tenants to the cell: emptying it would undo that."""
     arriving = Counter(batch for batch, target in (await batch_store.open_items(conn)).values() if target == cell)
     for batch, count in arriving.items():

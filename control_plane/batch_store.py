@@ -370,6 +370,14 @@ async def emptying(conn: AsyncConnection) -> dict[str, str]:
     return {row.cell: row.id for row in await conn.execute(query)}
 
 
+async def open_like(conn: AsyncConnection, kind: Kind, cell: str | None) -> str | None:
+    """The open batch that empties the cell, or of a rebalance the one under way."""
+    query = sa.select(batches.c.id).where(
+        batches.c.kind == kind.value, batches.c.cell.is_not_distinct_from(cell), batches.c.state.not_in(_values(OVER))
+    )
+    return (await conn.execute(query)).scalars().first()
+
+
 async def open_items(conn: AsyncConnection) -> dict[int, tuple[str, str]]:
     """Tenants in open batches: the batch and the cell that it wants them in."""
     query = sa.select(batch_moves.c.tenant, batch_moves.c.batch, batch_moves.c.target).where(

@@ -11,8 +11,8 @@ from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
 from contracts import fleet, ids, routes
 from contracts.names import Field
-from contracts.problems import CELL_FULL, CONFLICT, INVALID, NOT_FOUND, ProblemError
-from control_plane import audit
+from contracts.problems import CELL_FULL, CONFLICT, INVALID, MOVE_UNDONE, NOT_FOUND, ProblemError
+from control_plane import audit, batch_store
 from control_plane.auth import Actor
 from control_plane.cell_client import CellAddress
 from control_plane.models import cells, plans, tenants
@@ -233,8 +233,16 @@ class Cells:
         return fleet.Accepted(state, HEARTBEAT_S)
 
     async def change(self, name: str, state: routes.CellState | None, capacity: int | None, actor: Actor) -> Cell:
-        """Set state or capacity. An operator's capacity wins over what the cell reports from then on."""
+        """Set state or capacity. An operator's capacity wins over what the cell reports from then on.
+
+        Opening a cell that a batch empties is refused: whoever is placed there would be moved away again.
+        """
         async with self._engine.begin() as conn:
+            if state == "active" and (batch := (await batch_store.emptying(conn)).get(name)) is not None:
+                raise ProblemError(
+                    MOVE_UNDONE, f"The batch {batch} empties {name}.",
+                    advice=f"Wait for it, or cancel it first: cellctl plans cancel {batch}",
+                )  # fmt: skip
             return await change_cell(conn, name, state, capacity, actor)
 
     async def remove(self, name: str, actor: Actor) -> None:

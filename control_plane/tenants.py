@@ -268,13 +268,13 @@ class Tenancy:
             tenant = await tenant_named(conn, name, lock=True)
             if tenant.state not in ("active", "suspended"):
                 raise ProblemError(CONFLICT, f"The tenant is {tenant.state}.")
-            if cell is not None and (chosen := await cell_of(conn, cell)).region != tenant.region:
-                raise ProblemError(
-                    CONFLICT,
-                    f"{cell} is in the region {chosen.region}; the data of {tenant.slug} stays in {tenant.region}.",
-                )
+            if cell is not None:
+                _check_pin(tenant, await cell_of(conn, cell))
             tenant = await _write(conn, tenant, pinned_to=cell)
-            await audit.record(conn, actor.name, "tenant_pinned", _subject(tenant), cell=cell)
+            if cell is None:
+                await audit.record(conn, actor.name, "tenant_unpinned", _subject(tenant))
+            else:
+                await audit.record(conn, actor.name, "tenant_pinned", _subject(tenant), cell=cell)
             return tenant
 
     async def delete(self, name: str, actor: Actor) -> Tenant:
@@ -408,6 +408,16 @@ def _check(request: SignUp) -> None:
         raise ProblemError(INVALID, "name: must be printable and not blank")
     if not _EMAIL.match(request.email.strip()):
         raise ProblemError(INVALID, "email: is not an e-mail address")
+
+
+def _check_pin(tenant: Tenant, chosen: Cell) -> None:
+    if chosen.region != tenant.region:
+        raise ProblemError(
+            CONFLICT,
+            f"{chosen.name} is in the region {chosen.region}; the data of {tenant.slug} stays in {tenant.region}.",
+        )
+    if chosen.state == "closed":
+        raise ProblemError(CONFLICT, f"{chosen.name} is closed: {tenant.slug} could never come there.")
 
 
 def _subject(tenant: Tenant) -> str:

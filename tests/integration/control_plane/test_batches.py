@@ -274,7 +274,35 @@ async def test_of_two_operators_who_empty_a_cell_at_once_one_is_told_so(plane: P
     await populate(plane, 2)
     body = {"kind": "evacuate", "cell": "cell-1", "partial": True}
     answers = await asyncio.gather(*(plane.call("POST", "/v1/batches", body) for _ in range(2)))
-    assert sorted(a.status_code for a in answers) == [201, 409]
+    begun, told = sorted(answers, key=lambda answer: answer.status_code)
+    assert (begun.status_code, told.status_code) == (201, 409)
+    later = await plane.call("POST", "/v1/batches", body | {"partial": False})
+    for refused in (told.json(), later.json()):
+        assert refused["type"].endswith("batch-running")
+        assert begun.json()["id"] in refused["detail"]
+        assert f"cellctl plans cancel {begun.json()['id']}" in refused["advice"]
+
+
+async def test_a_cell_is_not_opened_while_a_batch_empties_it(plane: Plane) -> None:
+    await populate(plane, 1)
+    batch_id = await evacuate(plane)
+    refused = await refusal(plane, "PATCH", "/v1/cells/cell-1", {"state": "active"})
+    assert refused["type"].endswith("move-undone")
+    assert f"cellctl plans cancel {batch_id}" in refused["advice"]
+    assert (await plane.call("PATCH", "/v1/cells/cell-1", {"capacity": 7})).json()["state"] == "draining"
+    await plane.call("POST", f"/v1/batches/{batch_id}/cancel")
+    async with leading(plane):
+        await until_state(plane, batch_id, "cancelled")
+    assert (await plane.call("PATCH", "/v1/cells/cell-1", {"state": "active"})).json()["state"] == "active"
+
+
+async def test_a_tenant_is_not_pinned_to_a_cell_that_is_closed(plane: Plane) -> None:
+    await populate(plane, 1)
+    await join(plane, "cell-3")
+    await plane.call("PATCH", "/v1/cells/cell-3", {"state": "closed"})
+    refused = await refusal(plane, "POST", "/v1/tenants/shop-0/pin", {"cell": "cell-3"})
+    assert "cell-3 is closed" in refused["detail"]
+    assert (await plane.call("GET", "/v1/tenants/shop-0")).json()["pinned_to"] is None
 
 
 async def test_a_plan_that_cannot_take_everybody_says_who_stays_and_what_would_help(plane: Plane) -> None:
@@ -287,7 +315,7 @@ async def test_a_plan_that_cannot_take_everybody_says_who_stays_and_what_would_h
     batch_id = await evacuate(plane, partial=True)
     async with leading(plane):
         over = await until_state(plane, batch_id, "incomplete")
-    assert "1 tenants stay in cell-1" in over["reason"]
+    assert "1 tenant stays in cell-1" in over["reason"]
 
 
 @pytest.mark.parametrize(
