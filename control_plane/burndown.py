@@ -53,7 +53,7 @@ class BurnDown:
     moving: int
     blockers: tuple[Blocker, ...]
     per_day: float  # moved a day since it began
-    done_by: date | None  # at that pace; None where there is none
+    done_by: date | None  # at that pace; None where there is none, or where somebody cannot leave as things stand
 
     @property
     def is_empty(self) -> bool:
@@ -102,16 +102,16 @@ def burn_down(
     moved = len(homes) - left - strangers
     everybody = [Blocker(0, "everybody", reason) for reason in checked.blockers]
     faulty = [Blocker(f.number, f.slug, _shown(f.faults, f.total)) for f in checked.customers]
+    blockers = (*everybody, *refused, *faulty)
     days = max((now - programme.started_at) / DAY, 1 / 1440)
     per_day = moved / days
     waiting = left + strangers
     done_by = None
     if waiting == 0:
         done_by = now.date()
-    elif per_day > 0 and waiting / per_day < 36_500:
+    elif not blockers and per_day > 0 and waiting / per_day < 36_500:
         done_by = (now + timedelta(days=waiting / per_day)).date()
     moving = sum(home is not None and home.moving for home in homes)
-    blockers = (*everybody, *refused, *faulty)
     return BurnDown(len(customers), left, moved, strangers, moving, blockers, per_day, done_by)
 
 

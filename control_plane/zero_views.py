@@ -60,7 +60,9 @@ class PlannedView(msgspec.Struct, frozen=True):
 
 
 class ZeroStatusView(msgspec.Struct, frozen=True):
-    """The burn-down. ``left`` + ``moved`` + ``strangers`` are all customers; ``done_by`` is at the pace so far."""
+    """The burn-down. ``left`` + ``moved`` + ``strangers`` are all customers; ``done_by`` is at the pace so far.
+
+    It is null where nobody leaves, and while a blocker stands."""
 
     cell: str
     owner: str

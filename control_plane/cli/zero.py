@@ -128,9 +128,22 @@ def retire(cli: Cli, cell: str, accept_quarantine: bool) -> None:
 
 def _show(cli: Cli, z: ZeroStatusView) -> None:
     share = z.moved / z.customers if z.customers else 1.0
+def _onwards(found: PreflightView, cell: str) -> str:
+    return _command("migrate", cell) if found.planned else f"{_command('plan', cell)} --owner WHO"
+
+
+def _command(word: str, cell: str) -> str:
+    """As it is to be typed."""
+    return f"cellctl zero {word}" + ("" if cell == DEFAULT else f" --cell {cell}")
+
+
+def _never(z: ZeroStatusView) -> str:
+    return "not while a blocker stands" if z.blockers else "not at this pace"
+
+
     full = int(share * BAR)
     late = z.due is not None and z.done_by is not None and z.done_by > z.due
-    done_by = f"{z.done_by}{' (after it is due)' if late else ''}" if z.done_by else "not at this pace"
+    done_by = f"{z.done_by}{' (after it is due)' if late else ''}" if z.done_by else _never(z)
     blockers = "\n".join(f"  {b.slug:<24} {b.reason}" for b in z.blockers[:SHOWN])
     pairs = (
         ("cell", z.cell), ("owner", z.owner), ("due", z.due), ("started", z.started_at), ("retired", z.retired_at),

@@ -5,6 +5,7 @@ from datetime import UTC, date, datetime, timedelta
 from typing import Any
 
 import httpx
+import pytest
 from click.testing import CliRunner, Result
 from hypothesis import given
 from hypothesis import strategies as st
@@ -43,6 +44,17 @@ def test_the_pace_says_when_it_is_over() -> None:
     assert (counted.per_day, counted.done_by, counted.moving) == (2.0, date(2026, 1, 6), 1)
     nobody = burn_down(PROGRAMME, customers[4:], known, CLEAN, (), BEGAN + timedelta(days=2))
     assert (nobody.per_day, nobody.done_by) == (0.0, None)
+
+
+def test_no_day_is_named_while_somebody_cannot_leave() -> None:
+    customers = [customer(n, n) for n in range(1, 11)]
+    known = {n: Known(n, "s", "cell-1" if n <= 4 else "cell-zero", False) for n in range(1, 11)}
+    faulty = Preflight((), (), (CustomerFaults(7, "shop-7", ("art artnr 1: x",), 1),), 9)
+    for checked in (faulty, Preflight(("knd has columns that the translation does not know: kredit",), (), (), 0)):
+        counted = burn_down(PROGRAMME, customers, known, checked, (), BEGAN + timedelta(days=2))
+        assert (counted.per_day, counted.done_by) == (2.0, None)
+    over = burn_down(PROGRAMME, customers[:4], known, faulty, (), BEGAN + timedelta(days=2))
+    assert over.done_by == date(2026, 1, 3)  # nobody is left whom it could hold
 
 
 def test_blockers_are_those_of_everybody_and_of_each() -> None:
@@ -109,6 +121,21 @@ def test_preflight_names_the_rows_and_fails() -> None:
     assert "Customer 7 (shop-7): art artnr 1: 'x' is no amount" in result.output
     assert "Customer 7 (shop-7): and 2 more" in result.output
     assert "1 of 9 customers cannot leave" in result.stderr
+
+
+@pytest.mark.parametrize(
+    ("found", "onwards"),
+    [
+        ({"checked": 9, "planned": True}, "of 9 customers. Next: cellctl zero migrate"),
+        ({"checked": 9, "planned": False}, "of 9 customers. Next: cellctl zero plan --owner WHO"),
+        ({"checked": 0, "planned": True}, "Nobody is left in cell-zero. Next: cellctl zero retire"),
+    ],
+)
+def test_a_clean_preflight_sends_to_a_step_that_is_not_the_next(found: dict[str, Any], onwards: str) -> None:
+    clean = {"blockers": [], "warnings": [], "customers": []} | found
+    result, _ = cellctl({"GET /v1/zero/cell-zero/preflight": clean}, "preflight")
+    assert result.exit_code == 0
+    assert onwards in result.output
 
 
 def test_plan_says_who_cannot_be_a_tenant() -> None:
