@@ -128,15 +128,6 @@ def retire(cli: Cli, cell: str, accept_quarantine: bool) -> None:
 
 def _show(cli: Cli, z: ZeroStatusView) -> None:
     share = z.moved / z.customers if z.customers else 1.0
-def _onwards(found: PreflightView, cell: str) -> str:
-    return _command("migrate", cell) if found.planned else f"{_command('plan', cell)} --owner WHO"
-
-
-def _command(word: str, cell: str) -> str:
-    """As it is to be typed."""
-    return f"cellctl zero {word}" + ("" if cell == DEFAULT else f" --cell {cell}")
-
-
 def _never(z: ZeroStatusView) -> str:
     return "not while a blocker stands" if z.blockers else "not at this pace"
 
