@@ -351,9 +351,7 @@ class CellClient:
         """What lies where in the cell, and what moves between its shards."""
         return await self._get(cell, "/shards", ShardsReport, budget_s)
 
-    async def wish_shards(
-        self, cell: CellAddress, wish: ShardWish, *, budget_s: float = BUDGET_S
-    ) -> ShardsReport:
+    async def wish_shards(self, cell: CellAddress, wish: ShardWish, *, budget_s: float = BUDGET_S) -> ShardsReport:
         """Have the cell plan moves between its shards, or give up those that have not begun."""
         headers = self._headers(cell) | {"content-type": _JSON}
         content = msgspec.json.encode(wish)
