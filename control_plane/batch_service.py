@@ -183,8 +183,8 @@ class Batches:
         shards: dict[int, str],
         apart: Mapping[int, str],
     ) -> str:
-        if cell is not None:
         await _refuse_second(conn, kind, cell)
+        if cell is not None:
             await _refuse_arrivals(conn, cell)
         plan = await self._plan(conn, kind, cell, tolerance, apart)
         _refuse(plan, kind, cell, partial)
@@ -246,7 +246,6 @@ async def _course(conn: AsyncConnection, batch_id: str) -> Course:
     return Course(batch, await batch_store.members(conn, batch_id))
 
 
-async def _refuse_arrivals(conn: AsyncConnection, cell: str) -> None:
 async def _refuse_second(conn: AsyncConnection, kind: Kind, cell: str | None) -> None:
     """An open batch does this already. Its tenants would look like ones that cannot be moved, which is no help."""
     running = await batch_store.open_like(conn, kind, cell)
@@ -258,6 +257,7 @@ async def _refuse_second(conn: AsyncConnection, kind: Kind, cell: str | None) ->
         )  # fmt: skip
 
 
+async def _refuse_arrivals(conn: AsyncConnection, cell: str) -> None:
     """An open batch brings tenants to the cell: emptying it would undo that."""
     arriving = Counter(batch for batch, target in (await batch_store.open_items(conn)).values() if target == cell)
     for batch, count in arriving.items():

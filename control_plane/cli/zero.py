@@ -126,12 +126,12 @@ def retire(cli: Cli, cell: str, accept_quarantine: bool) -> None:
     cli.say(f"of the monolith's database, then sign it off: cellctl cells remove {cell}")
 
 
-def _show(cli: Cli, z: ZeroStatusView) -> None:
-    share = z.moved / z.customers if z.customers else 1.0
 def _never(z: ZeroStatusView) -> str:
     return "not while a blocker stands" if z.blockers else "not at this pace"
 
 
+def _show(cli: Cli, z: ZeroStatusView) -> None:
+    share = z.moved / z.customers if z.customers else 1.0
     full = int(share * BAR)
     late = z.due is not None and z.done_by is not None and z.done_by > z.due
     done_by = f"{z.done_by}{' (after it is due)' if late else ''}" if z.done_by else _never(z)
