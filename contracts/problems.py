@@ -239,7 +239,10 @@ UNTRANSLATABLE = Problem(
     "Mend the rows that detail names, then move it again; see: cellctl zero preflight",
 )
 ZERO_NOT_EMPTY = Problem(
-    "cell-zero-not-empty", 409, "Cell zero still has tenants", "Move them out first: cellctl zero status"
+    "cell-zero-not-empty",
+    409,
+    "Cell zero still has tenants",
+    "Move them out first: cellctl zero migrate; who is left: cellctl zero status",
 )
 MOVE_DECIDED = Problem("move-decided", 409, "The move is past its decision", "Let it finish, then roll it back.")
 

@@ -27,6 +27,7 @@ from control_plane.plans import TOLERANCE, Blocked, Change, Plan, evacuate, reba
 from control_plane.signals import MOVES
 from control_plane.waves import RESUMABLE, BatchState, ItemState, Limits, cut
 
+NAMED: Final = 3  # tenants in a refusal
 # One plan is made at a time: two of them, each blind to the other, could undo one another's moves.
 _PLANNING: Final = sa.text("SELECT pg_advisory_xact_lock(hashtext('cellwall plans'))")
 
@@ -223,7 +224,7 @@ class Batches:
             if batch is None:
                 raise _unknown(batch_id)
             if batch.state not in allowed:
-                choices = ", ".join(sorted(allowed))
+                choices = " or ".join(sorted(allowed))
                 raise ProblemError(
                     problems.CONFLICT,
                     f"The batch {batch_id} is {batch.state}: {batch.reason}.",
@@ -273,8 +274,9 @@ def _refuse(plan: Plan, kind: Kind, cell: str | None, partial: bool) -> None:
         raise ProblemError(
             problems.PLAN_INCOMPLETE,
             f"{len(plan.blocked)} of {len(plan.moves) + len(plan.blocked)} tenants cannot be moved: "
-            + "; ".join(f"{b.slug}: {b.reason}" for b in plan.blocked[:3]),
-            advice=f"{_advice(plan.blocked)} Or move the others with --partial.",
+            + "; ".join(f"{b.slug}: {b.reason}" for b in plan.blocked[:NAMED])
+            + (f"; and {len(plan.blocked) - NAMED} more" if len(plan.blocked) > NAMED else ""),
+            advice=_advice(plan.blocked) + (" Or move the others with --partial." if plan.moves else ""),
             blocked=len(plan.blocked),
         )
     if not plan.moves:

@@ -60,13 +60,14 @@ class Moves:
         *,
         standby: bool = False,
         finalize_after_s: float | None = None,
+        needs_standby: bool = False,
     ) -> History:
         """Plan a move of the tenant (id or slug) to a cell; `ProblemError` 409 says why it cannot be and what to do.
 
         A large move ends as a standby until it is finalized: on request, or ``finalize_after_s`` after its switch.
-        ``standby`` asks for that also where the tenant is small.
+        ``standby`` asks for that also where the tenant is small. ``needs_standby``: refuse where there will be none.
         """
-        e = await self.estimate(ref, to, standby=standby)
+        e = await self.estimate(ref, to, standby=standby, needs_standby=needs_standby)
         async with self._engine.begin() as conn:
             tenant = await tenant_named(conn, ref, lock=True)
             await _checked(conn, tenant, to)
@@ -79,13 +80,17 @@ class Moves:
                 await claim(conn, move_id)
             return await _history(conn, move_id)
 
-    async def estimate(self, ref: str, to: str, *, standby: bool = False, returning: bool = False) -> Estimate:
+    async def estimate(
+        self, ref: str, to: str, *, standby: bool = False, returning: bool = False, needs_standby: bool = False
+    ) -> Estimate:
         """What `start` would do; raises the same problems. Nothing is changed."""
         async with self._engine.connect() as conn:
             tenant = await tenant_named(conn, ref)
             source, target = await _checked(conn, tenant, to, returning=returning)
         weight = await weigh(self._client, source.target, tenant_of(tenant.number), tenant.slug)
         path = path_of(weight, tenant.slug, standby=standby)
+        if needs_standby and path is Path.SMALL:
+            raise _no_standby(tenant)
         if path is Path.LARGE:
             await check_room(self._client, source.target, target.target, tenant_of(tenant.number))
         copy_s, hold_ms = timing(weight, path)
@@ -261,6 +266,14 @@ async def _checked(conn: AsyncConnection, tenant: Tenant, to: str, *, returning:
     return source, target
 
 
+def _no_standby(tenant: Tenant) -> ProblemError:
+    return ProblemError(
+        problems.CONFLICT,
+        f"{tenant.slug} is small: its move leaves no standby, so there is nothing to finalize after a time.",
+        advice="Ask for a standby too (--standby), or leave --finalize-after away.",
+    )
+
+
 async def _newest(conn: AsyncConnection, undone: Move) -> Tenant:
     """The tenant of a move, its row held to the end, if nothing moved it since."""
     if undone.state is not State.DONE:
@@ -338,6 +351,11 @@ def _not_rollbackable(move: Move) -> ProblemError:
 def _not_pausable(move: Move) -> ProblemError:
     if move.state in PAUSABLE:
         return ProblemError(problems.CONFLICT, f"The move {move.id} is being cancelled.")
+    if move.state in TERMINAL:
+        return ProblemError(
+            problems.CONFLICT, f"The move {move.id} is {move.state}: it is over.",
+            advice=f"There is nothing to pause or to resume. To see it: cellctl moves status {move.id}",
+        )  # fmt: skip
     return ProblemError(
         problems.CONFLICT,
         f"The move {move.id} is {move.state}: its tenant has been held already.",

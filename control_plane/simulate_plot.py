@@ -23,6 +23,15 @@ def curve(title: str, values: Sequence[float]) -> str:
     return "\n".join((title, *lines))
 
 
+def scaled(what: str, values: Sequence[float]) -> tuple[str, list[float]]:
+    """The values in units that their largest is a few of, and what they are then called."""
+    top = max(values, default=0.0)
+    for unit, words in ((1e6, "millions"), (1e3, "thousands")):
+        if top >= 2 * unit:
+            return f"{what}, {words}", [value / unit for value in values]
+    return what, list(values)
+
+
 def write(path: Path, scenario: Scenario, months: Sequence[Month]) -> None:
     """Draw growth, balance, moves and the route table's size; the format is that of the file's ending."""
     from matplotlib.figure import Figure
@@ -30,13 +39,15 @@ def write(path: Path, scenario: Scenario, months: Sequence[Month]) -> None:
     figure = Figure(figsize=(9, 7), layout="constrained")
     growth, balance, moves, table = figure.subplots(2, 2).flat
     x = [month.month for month in months]
-    growth.plot(x, [m.tenants / 1e6 for m in months], color="#2166ac", label="tenants, millions")
-    growth.plot(x, [m.cells / 1e3 for m in months], color="#b2182b", linestyle="--", label="cells, thousands")
+    tenants, cells = scaled("tenants", [m.tenants for m in months]), scaled("cells", [m.cells for m in months])
+    growth.plot(x, tenants[1], color="#2166ac", label=tenants[0])
+    growth.plot(x, cells[1], color="#b2182b", linestyle="--", label=cells[0])
     balance.plot(x, [m.fullest_before for m in months], color="#b2182b", label="fullest cell, placement alone")
     balance.plot(x, [m.fullest for m in months], color="#1b7837", label="fullest cell, rebalanced")
     balance.plot(x, [m.p99 for m in months], color="#762a83", label="99th of a hundred, rebalanced")
     balance.axhline(1 + scenario.tolerance, color="#999999", linestyle=":", label="what counts as level")
-    moves.bar(x, [m.moves / 1e3 for m in months], color="#e08214", label="moves of a rebalance, thousands")
+    label, moved = scaled("moves of a rebalance", [m.moves for m in months])
+    moves.bar(x, moved, color="#e08214", label=label)
     table.plot(x, [m.table_bytes / 2**20 for m in months], color="#35978f", label="route table, MiB")
     for axes in (growth, balance, moves, table):
         axes.set_xlabel("month")

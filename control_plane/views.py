@@ -231,7 +231,7 @@ class StartMove(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """``tenant`` is an id or a slug, ``to`` a cell.
 
     ``standby``: keep the source following after the switch, also where the tenant is small. ``finalize_after_s``: give
-    a standby up by itself so long after the switch.
+    a standby up by itself so long after the switch; refused where there will be none.
     """
 
     tenant: str
@@ -264,14 +264,16 @@ class ProgressView(msgspec.Struct, frozen=True):
     changes: int
     lag_bytes: int | None
     to_compare: int
-    way_back: str  # none, open, following, or lost and why
+    way_back: str  # none, open, following, over, or lost and why
     changes_back: int
     lag_back_bytes: int | None
 
     @classmethod
-    def of(cls, p: "Progress") -> "ProgressView":
-        """From the stored progress."""
+    def of(cls, p: "Progress", *, over: bool) -> "ProgressView":
+        """From the stored progress; ``over``: of a move that has ended, whose old cell follows no more."""
         way_back = "following" if p.standing else "open" if p.back_position is not None else "none"
+        if over and way_back != "none":
+            way_back = "over"
         return cls(
             p.rows_so_far, p.rows_expected, p.copied_bytes, p.bytes_expected, round(p.rows_per_s, 1),
             round(p.bytes_per_s, 1), p.eta_s, p.copies, p.blobs, p.verified, p.changes, p.lag_bytes, p.touched,
@@ -332,7 +334,7 @@ class MoveView(msgspec.Struct, frozen=True):
             finalizing=move.finalize,
             finalize_after_s=move.finalize_after_s,
             schema=move.schema,
-            progress=None if move.path == "small" else ProgressView.of(move.progress),
+            progress=None if move.path == "small" else ProgressView.of(move.progress, over=bool(move.finished_at)),
         )
 
 

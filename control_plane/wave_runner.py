@@ -183,7 +183,8 @@ class WaveRunner:
             return Decision(BatchState.RUNNING, decision.wave, f"waits for {coming[0].slug}: {coming[0].busy}")
         if residents:
             stays = next((f" ({b.slug}: {b.reason})" for b in plan.blocked), "")
-            reason = f"{len(residents)} tenants stay in {batch.cell}{stays}"
+            who = "1 tenant stays" if len(residents) == 1 else f"{len(residents)} tenants stay"
+            reason = f"{who} in {batch.cell}{stays}"
             return Decision(BatchState.INCOMPLETE, decision.wave, reason)
         return Decision(BatchState.DONE, decision.wave, f"no tenant lives in {batch.cell} any more")
 

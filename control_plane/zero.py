@@ -86,8 +86,14 @@ class Zero:
         self._clock = clock
 
     async def plan(self, name: str, owner: str, due: date | None, actor: Actor, *, dry_run: bool = False) -> Planned:
-        """Make a tenant of every customer, where they are; write down who answers for the way out, and until when."""
+        """Make a tenant of every customer, where they are; write down who answers for the way out, and until when.
+
+        Planned again, a ``due`` that is not given stays as it is. 409 once it is retired, 400 for a day in the past.
+        """
         cell = await self._cell(name)
+        self._refuse_past(due)
+        async with self._engine.connect() as conn:
+            await _refuse_retired(conn, name)
         customers = await self._customers(cell)
         async with self._engine.connect() as conn:
             chosen, refused = await _adoptable(conn, customers)
@@ -97,6 +103,10 @@ class Zero:
             async with self._engine.begin() as conn:
                 await self._begin(conn, name, owner, due, actor)
         return Planned(name, len(chosen), tuple(refused), len(customers))
+
+    def _refuse_past(self, due: date | None) -> None:
+        if due is not None and due < self._clock().date():
+            raise ProblemError(problems.INVALID, f"due: {due} is in the past.", advice="Give a day that is to come.")
 
     async def _adopt(self, cell: Cell, customers: Iterable[Customer], actor: Actor) -> None:
         """At cell zero first: what a crash leaves there is found by its customer number, and gets the same tenant."""
@@ -135,7 +145,7 @@ class Zero:
 
     async def _begin(self, conn: AsyncConnection, name: str, owner: str, due: date | None, actor: Actor) -> None:
         new = insert(zero_programmes).values(cell=name, owner=owner, due=due)
-        changed = {"owner": new.excluded.owner, "due": new.excluded.due, "retired_at": None}
+        changed = {"owner": new.excluded.owner} | ({"due": new.excluded.due} if due else {})
         await conn.execute(new.on_conflict_do_update(index_elements=["cell"], set_=changed))
         told = {"owner": owner, "due": due.isoformat() if due else None}
         await audit.record(conn, actor.name, "zero_planned", f"cell:{name}", **told)
@@ -144,6 +154,11 @@ class Zero:
         """What stands in the way, found by translating every row and throwing the result away."""
         cell = await self._cell(name)
         return await self._checked(cell)
+
+    async def is_planned(self, name: str) -> bool:
+        """Whether somebody answers for its way out."""
+        async with self._engine.connect() as conn:
+            return await _found(conn, name) is not None
 
     async def migrate(self, name: str, limits: Limits, actor: Actor) -> Course:
         """Move everybody out who can be moved, in waves: an ordinary batch. The others stay, with their reasons."""
@@ -184,6 +199,7 @@ class Zero:
             raise ProblemError(
                 problems.ZERO_NOT_EMPTY,
                 f"{counted.left} tenants live in {name}, and {counted.strangers} customers are no tenant yet.",
+                advice="" if counted.left else f"Make tenants of them: cellctl zero plan --cell {name} --owner WHO",
                 left=counted.left,
                 strangers=counted.strangers,
             )
@@ -221,14 +237,28 @@ class Zero:
             raise ProblemError(problems.CONFLICT, f"{cell.name} refuses: {e.detail or e.slug}") from e
 
 
-async def _programme(conn: AsyncConnection, name: str) -> Programme:
+async def _found(conn: AsyncConnection, name: str) -> Programme | None:
     row = (await conn.execute(sa.select(zero_programmes).where(zero_programmes.c.cell == name))).one_or_none()
-    if row is None:
+    return None if row is None else Programme(row.cell, row.owner, row.due, row.started_at, row.retired_at)
+
+
+async def _refuse_retired(conn: AsyncConnection, name: str) -> None:
+    programme = await _found(conn, name)
+    if programme is not None and programme.retired_at is not None:
+        raise ProblemError(
+            problems.CONFLICT, f"{name} was retired on {programme.retired_at:%F}: nobody is left to plan for.",
+            advice=f"Sign it off: cellctl cells remove {name}",
+        )  # fmt: skip
+
+
+async def _programme(conn: AsyncConnection, name: str) -> Programme:
+    programme = await _found(conn, name)
+    if programme is None:
         raise ProblemError(
             problems.NOT_FOUND, f"Nobody has planned the way out of {name}.",
             advice=f"Plan it first: cellctl zero plan --cell {name} --owner WHO",
         )  # fmt: skip
-    return Programme(row.cell, row.owner, row.due, row.started_at, row.retired_at)
+    return programme
 
 
 async def _known(conn: AsyncConnection, customers: Iterable[Customer]) -> dict[int, Known]:

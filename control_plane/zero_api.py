@@ -7,12 +7,11 @@ from litestar import Router, get, post
 from litestar.di import NamedDependency
 from litestar.params import FromPath, JSONBody
 
-from contracts.zero import Preflight
 from control_plane.auth import Actor
 from control_plane.plan_views import BatchView
 from control_plane.waves import Limits
 from control_plane.zero import Zero
-from control_plane.zero_views import PlannedView, ZeroMigrate, ZeroPlan, ZeroRetire, ZeroStatusView
+from control_plane.zero_views import PlannedView, PreflightView, ZeroMigrate, ZeroPlan, ZeroRetire, ZeroStatusView
 
 VIEWER: Final = {"access": "viewer"}
 OPERATOR: Final = {"access": "operator"}
@@ -27,9 +26,9 @@ async def plan_zero(
 
 
 @get("/{cell:str}/preflight", opt=VIEWER, summary="What stands in the way?")
-async def check_zero(cell: FromPath[str], zero: NamedDependency[Zero]) -> Preflight:
+async def check_zero(cell: FromPath[str], zero: NamedDependency[Zero]) -> PreflightView:
     """Every row of every customer is translated, and the result thrown away."""
-    return await zero.preflight(cell)
+    return PreflightView.of(await zero.preflight(cell), planned=await zero.is_planned(cell))
 
 
 @post("/{cell:str}/migrate", opt=OPERATOR, summary="Move everybody out")

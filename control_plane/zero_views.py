@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import msgspec
 
+from contracts.zero import Preflight
 from control_plane.plan_views import LimitsView
 
 if TYPE_CHECKING:  # the command line reads these views too, and should not wait for the database's libraries
@@ -57,6 +58,17 @@ class PlannedView(msgspec.Struct, frozen=True):
     def of(cls, done: "Planned") -> "PlannedView":
         """The view of a plan."""
         return cls(done.cell, done.customers, done.adopted, [BlockerView.of(b) for b in done.refused])
+
+
+class PreflightView(Preflight, frozen=True):
+    """What stands in the way, and whether somebody planned the way out already."""
+
+    planned: bool = True
+
+    @classmethod
+    def of(cls, found: Preflight, *, planned: bool) -> "PreflightView":
+        """The view of a preflight."""
+        return cls(found.blockers, found.warnings, found.customers, found.checked, planned)
 
 
 class ZeroStatusView(msgspec.Struct, frozen=True):

@@ -11,11 +11,14 @@ import httpx
 import msgspec
 import rich_click as click
 
+from contracts import problems
+
 REFUSED: Final = 1
 CONFIG: Final = 2
 UNREACHABLE: Final = 3
 INTERRUPTED: Final = 130  # as a shell says of a command that SIGINT ended
 
+_MISTYPED: Final = "Correct what is named above; the command's --help says what it takes."  # fields are the API's
 TIMEOUT_S: Final = 15.0
 _T = TypeVar("_T")
 
@@ -138,4 +141,5 @@ def _error(url: str, answer: httpx.Response) -> CliError:
         return ConfigError(message, "Set --api-key or CELLWALL_API_KEY to a valid key.", members=members)
     if answer.status_code in (502, 503, 504):
         return UnreachableError(message, problem.advice, members=members)
-    return RefusedError(message, problem.advice, members=members)
+    advice = _MISTYPED if problem.advice == problems.INVALID.advice else problem.advice
+    return RefusedError(message, advice, members=members)

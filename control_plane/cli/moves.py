@@ -249,7 +249,8 @@ class _Lines:
         self._attempts = m.attempts
         now = _now(m)
         if now and now != self._now:
-            self._cli.say(f"{m.updated_at:%H:%M:%S.%f}  {m.state:<11} {now}")
+            # Without a time: figures are kept a little later than they are true, and a step may come in between.
+            self._cli.say(f"{'':15}  {m.state:<11} {now}")
         self._now = now
 
 
@@ -324,7 +325,7 @@ def _stream(m: MoveView) -> list[tuple[str, object]]:
     rate = f", {p.rows_per_s:,.0f} rows/s" if p.rows_per_s else ""
     rows: list[tuple[str, object]] = [
         ("copied", f"{p.rows:,} of about {p.rows_expected:,} rows, {_size(p.bytes)}{rate}"),
-        ("changes", f"{p.changes:,} carried over, {_lag(p.lag_bytes)}; {p.comparisons} comparisons were equal"),
+        ("changes", f"{p.changes:,} carried over, {_lag(p.lag_bytes)}; {_equal(p.comparisons)}"),
         ("way back", p.way_back),
         ("schema", f"{m.schema} of both cells, pinned" if m.schema else "not pinned yet"),
     ]
@@ -343,9 +344,13 @@ def _now(m: MoveView) -> str:
         return f"{p.rows:,} of about {p.rows_expected:,} rows, {_size(p.bytes)}, {p.rows_per_s:,.0f} rows/s{left}"
     if m.state == "catching_up":
         return f"{p.changes:,} changes carried over, {_lag(p.lag_bytes)}, {p.to_compare:,} rows to compare"
-    if m.state == "standby":
+    if m.state == "standby" and p.way_back == "following":
         return f"{p.changes_back:,} changes carried back, {_lag(p.lag_back_bytes)}"
     return ""
+
+
+def _equal(comparisons: int) -> str:
+    return "1 comparison was equal" if comparisons == 1 else f"{comparisons} comparisons were equal"
 
 
 def _lag(size: int | None) -> str:

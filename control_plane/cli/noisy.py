@@ -11,6 +11,19 @@ from control_plane.cli.context import Cli, pass_cli, shared
 from control_plane.usage_views import NoisyView, PolicyView, Vetoed
 
 _UNITS = {"s": 1, "m": 60, "h": 3600}
+_MEANS = {
+    "share": "of what a cell spends is too much for one tenant",
+    "times_even": "times an even part is too much, where many share the cell",
+    "slower_up": "times their p99 without it: neighbours are harmed from there on",
+    "slower_down": "times that p99: they are no longer harmed below it",
+    "floor_ms": "ms: a p99 below this harms nobody",
+    "busy": "seats in use: a cell with fewer has room for everybody",
+    "windows_up": "reports of the cell in a row, before anything is done",
+    "throttle_s": "s; twice as long with each time in the last hour",
+    "requests_per_s": "requests/s through each router, for who is throttled",
+    "burst": "requests at once through each router, for who is throttled",
+    "in_flight": "requests under way through each router, for who is throttled",
+}
 
 
 class _Duration(click.ParamType[float]):
@@ -87,7 +100,8 @@ def policy(cli: Cli, mode: str | None, settings: tuple[str, ...]) -> None:
         shown = cli.api.patch("/v1/noisy/policy", PolicyView, change)
     else:
         shown = cli.api.get("/v1/noisy", NoisyView, limit=1).policy
-    cli.details(shown, msgspec.structs.asdict(shown).items())
+    values = msgspec.structs.asdict(shown).items()
+    cli.details(shown, ((name, f"{value} {_MEANS[name]}" if name in _MEANS else value) for name, value in values))
 
 
 def _said(cli: Cli, v: Vetoed) -> None:

@@ -6,12 +6,11 @@ from typing import Any, Final
 import msgspec
 import rich_click as click
 
-from contracts.zero import Preflight
 from control_plane.cli.client import RefusedError
 from control_plane.cli.context import Cli, pass_cli, shared
 from control_plane.cli.plans import limits, show_plan, watch
 from control_plane.plan_views import BatchView, LimitsView, PlanView
-from control_plane.zero_views import PlannedView, ZeroStatusView
+from control_plane.zero_views import PlannedView, PreflightView, ZeroStatusView
 
 DEFAULT: Final = "cell-zero"
 BAR: Final = 40  # characters
@@ -49,7 +48,7 @@ def plan(cli: Cli, cell: str, owner: str, due: datetime | None, dry_run: bool) -
     if dry_run and done.adopted < done.customers:
         show_plan(cli, cli.api.post("/v1/batches/preview", PlanView, {"kind": "evacuate", "cell": cell}))
     if not dry_run:
-        cli.say("Next: cellctl zero preflight")
+        cli.say(f"Next: {_command('preflight', cell)}")
 
 
 @zero.command("preflight")
@@ -58,7 +57,7 @@ def plan(cli: Cli, cell: str, owner: str, due: datetime | None, dry_run: bool) -
 @pass_cli
 def preflight(cli: Cli, cell: str) -> None:
     """Translate every row and throw the result away; exit status 1 where anything stands in the way."""
-    found = cli.api.get(f"/v1/zero/{cell}/preflight", Preflight)
+    found = cli.api.get(f"/v1/zero/{cell}/preflight", PreflightView)
     if cli.as_json:
         cli.json(found)
     for blocker in found.blockers:
@@ -75,9 +74,12 @@ def preflight(cli: Cli, cell: str) -> None:
     if found.customers:
         raise RefusedError(
             f"{len(found.customers)} of {found.checked} customers cannot leave as things stand",
-            "Mend the rows that are named; the others can leave: cellctl zero migrate",
+            f"Mend the rows that are named; the others can leave: {_onwards(found, cell)}",
         )
-    cli.say(f"Nothing stands in the way of {found.checked} customers. Next: cellctl zero migrate")
+    if not found.checked:
+        cli.say(f"Nobody is left in {cell}. Next: {_command('retire', cell)}")
+        return
+    cli.say(f"Nothing stands in the way of {found.checked} customers. Next: {_onwards(found, cell)}")
 
 
 @zero.command("migrate")
@@ -124,6 +126,15 @@ def retire(cli: Cli, cell: str, accept_quarantine: bool) -> None:
         cli.json(done)
     cli.say(f"{cell} is retired: {done.moved} of {done.customers} customers moved. Stop its processes, keep a backup")
     cli.say(f"of the monolith's database, then sign it off: cellctl cells remove {cell}")
+
+
+def _onwards(found: PreflightView, cell: str) -> str:
+    return _command("migrate", cell) if found.planned else f"{_command('plan', cell)} --owner WHO"
+
+
+def _command(word: str, cell: str) -> str:
+    """As it is to be typed."""
+    return f"cellctl zero {word}" + ("" if cell == DEFAULT else f" --cell {cell}")
 
 
 def _never(z: ZeroStatusView) -> str:

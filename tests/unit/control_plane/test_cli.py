@@ -428,6 +428,23 @@ def test_a_paused_move_says_how_it_goes_on(plane: FakeControlPlane, run: Run) ->
     assert "paused" in status
 
 
+def test_figures_of_a_standby_are_told_where_none_remains(plane: FakeControlPlane, run: Run) -> None:
+    plane.on("GET", "/v1/moves/m1", large("standby", finalizing=True), large("done", progress={"way_back": "over"}))
+    assert "carried back" not in run("moves", "watch", "m1").stdout
+    status = run("moves", "status", "m1").stdout
+    assert "1 comparison was equal" in status
+    assert "following" not in status
+
+
+def test_advice_for_fields_of_the_api_is_given_to_people(plane: FakeControlPlane, run: Run) -> None:
+    refused = httpx.Response(400, content=problems.INVALID.body("name: too long"))
+    plane.on("POST", "/v1/moves", refused)
+    result = run("moves", "start", "acme", "cell-2")
+    assert "name: too long" in result.stderr
+    assert "Correct the fields" not in result.stderr
+    assert "--help" in result.stderr
+
+
 def test_a_standby_can_be_given_a_time_limit(plane: FakeControlPlane, run: Run) -> None:
     plane.on("POST", "/v1/moves", httpx.Response(201, json=large("planned")))
     result = run("moves", "start", "acme", "cell-2", "--standby", "--finalize-after", "2")

@@ -18,6 +18,9 @@ async def test_cell_zero_is_emptied_but_for_whom_its_rows_keep_and_retires_only_
     assert (await asked(fleet, "POST", f"/v1/zero/{ZERO}/plan", plan | {"dry_run": True}))["adopted"] == 3
     assert (await asked(fleet, "POST", f"/v1/zero/{ZERO}/plan", plan))["adopted"] == 3
     assert (await asked(fleet, "POST", f"/v1/zero/{ZERO}/plan", plan))["adopted"] == 0  # said again, nobody is doubled
+    past = await asked(fleet, "POST", f"/v1/zero/{ZERO}/plan", plan | {"due": "2020-01-31"}, status=400)
+    assert "2020-01-31 is in the past" in past["detail"]
+    await asked(fleet, "POST", f"/v1/zero/{ZERO}/plan", {"owner": "the shop team"})  # what is not said stays
     routes = await fleet.routed()
     assert {routes[f"kunde-{knr}.example.test"].cell for knr in (good, bad, back)} == {ZERO}
     assert (await fleet.sign_up("newcomer-1")).json()["cell"] == MODERN  # nobody new comes to cell zero
@@ -62,6 +65,9 @@ async def test_cell_zero_is_emptied_but_for_whom_its_rows_keep_and_retires_only_
     retired = await asked(fleet, "POST", f"/v1/zero/{ZERO}/retire", {"accept_quarantine": True})
     assert (retired["left"], retired["moved"], retired["customers"]) == (0, 3, 3)
     assert retired["retired_at"] is not None
+    again = await asked(fleet, "POST", f"/v1/zero/{ZERO}/plan", plan, status=409)
+    assert "was retired" in again["detail"]
+    assert (await asked(fleet, "GET", f"/v1/zero/{ZERO}"))["retired_at"] == retired["retired_at"]
     cells = (await asked(fleet, "GET", "/v1/cells"))["cells"]
     assert {c["name"]: c["state"] for c in cells}[ZERO] == "closed"
 
