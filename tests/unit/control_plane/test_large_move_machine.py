@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule, run_state_machine_as_test
 
 from control_plane.move import (
+    DECIDED,
     NO_STREAM,
     PAUSABLE,
     TERMINAL,
@@ -128,12 +129,17 @@ class LargeWorld(RuleBasedStateMachine):
     fences: ClassVar[bool] = True
     drains: ClassVar[bool] = True
     keeps_standby: ClassVar[bool] = True
+    compares_terms: ClassVar[bool] = True
+    compares_cancel: ClassVar[bool] = True
+    keeps_min_epochs: ClassVar[bool] = True
+    gives_new_epochs: ClassVar[bool] = True
 
     def __init__(self) -> None:
         super().__init__()
         self.cells = {A: Cell("active", 1, frozenset({0}), (0,)), B: Cell()}
         self.moves = [Move(Path.LARGE, A, B, 2, 1)]
         self.home, self.epochs, self.seq, self.term = A, 2, 0, 0
+        self.served = [1]  # the epochs under which somebody began to serve
         self.acknowledged = {0}
         self.sent: list[Message] = []
         self.leaders: list[Leader] = []
@@ -262,7 +268,8 @@ class LargeWorld(RuleBasedStateMachine):
     def _snapshot(self, leader: Leader) -> Snapshot:
         m = leader.seen
         assert m is not None
-        rested_s = BUDGETS.rest_s * 2**BUDGETS.holds
+        # It has rested after every hold; in any other state so long a time would be one that is given up.
+        rested_s = BUDGETS.rest_s * 2**BUDGETS.holds if m.state is State.CATCHING_UP else 0.0
         return Snapshot(
             m.state, m.cancel, m.held, leader.tries.failures, leader.tries.silent, rested_s,
             BUDGETS.hold_s if m.late else 0.0, m.path, m.stream, m.paused, m.finalize,
@@ -283,6 +290,9 @@ class LargeWorld(RuleBasedStateMachine):
             return self._apply(message)
         if any(cell.fence[0] > leader.term for cell in self.cells.values()):
             return FENCED
+        if receiver := {"copy": target, "carry": target, "compare": target, "carry-back": source}.get(step):
+            self.seq += 1
+            receiver.fence = (leader.term, self.seq)
         match step:
             case "copy":
                 if source.state != "active" or target.state != "importing":
@@ -338,7 +348,7 @@ class LargeWorld(RuleBasedStateMachine):
             return None
         if cell.state not in ALLOWED[command]:
             return WRONG
-        if command == "activate" and epoch < max(cell.min_epoch, cell.epoch + 1):
+        if command == "activate" and epoch < max(cell.min_epoch if self.keeps_min_epochs else 0, cell.epoch + 1):
             return WRONG
         match command:
             case "prepare":
@@ -346,6 +356,8 @@ class LargeWorld(RuleBasedStateMachine):
             case "freeze":
                 cell.state = "frozen"
             case "activate" | "restore":
+                if cell.state != "active":
+                    self.served.append(max(epoch, cell.epoch))
                 cell.state, cell.epoch = "active", max(epoch, cell.epoch)
             case "release":
                 cell.state = "moved"
@@ -375,7 +387,9 @@ class LargeWorld(RuleBasedStateMachine):
     def _commit(self, leader: Leader, then: State, stream: Stream) -> None:
         seen, now = leader.seen, self.moves[leader.which]
         assert seen is not None
-        if now.state is not seen.state or leader.term != self.term or now.cancel != seen.cancel:
+        if now.state is not seen.state or (self.compares_terms and leader.term != self.term):
+            return
+        if self.compares_cancel and now.cancel != seen.cancel:
             return
         if then is now.state:
             self.moves[leader.which] = replace(now, stream=stream)
@@ -387,8 +401,9 @@ class LargeWorld(RuleBasedStateMachine):
             restore = self.epochs
         if then is State.THAWING:
             stream = replace(stream, holds=stream.holds + 1, lag_bytes=None, drain_s=None)
-            source_epoch, epoch = self.epochs + 1, self.epochs + 2
-            self.epochs = epoch
+            if self.gives_new_epochs:
+                source_epoch, epoch = self.epochs + 1, self.epochs + 2
+                self.epochs = epoch
         if then is State.STANDBY:
             self.home = now.target
         thawed = (now.state, then) == (State.THAWING, State.CATCHING_UP)
@@ -419,6 +434,14 @@ class LargeWorld(RuleBasedStateMachine):
         for move in self.moves:
             if move.state in PAUSABLE:
                 assert not move.held
+
+    @invariant()
+    def who_begins_to_serve_does_so_under_an_epoch_that_nobody_had(self) -> None:
+        assert self.served == sorted(set(self.served))
+
+    @invariant()
+    def a_move_whose_cancellation_was_accepted_is_not_decided(self) -> None:
+        assert not any(move.cancel and move.state in DECIDED | {State.DONE} for move in self.moves)
 
     @invariant()
     def a_move_that_is_over_has_one_owner(self) -> None:
