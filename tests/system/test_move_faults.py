@@ -8,12 +8,14 @@ from typing import Any
 from urllib.parse import urlsplit
 
 import asyncpg
+import httpx
 import pytest
 import pytest_asyncio
 
 from infra.local.fleet import Fleet
 from infra.local.servers import with_database
-from tests.system import advertised_cell
+from infra.local.spec import CONTROL_PLANE, CONTROL_PLANE_DB
+from tests.system import advertised_cell, paused_control_plane
 from tests.system.fault_proxy import Fault, ProxyThread
 from tests.system.hooked import Hooked
 from tests.system.product import Product, Tenant
@@ -36,31 +38,38 @@ class Network:
     folder: Path
 
     def wait_at(self, state: str) -> None:
-        """Let the next move that reaches this state wait there until `go_on`."""
-        for name in ("go", "reached"):
-            (self.folder / name).unlink(missing_ok=True)
+        """Let the next move that reaches this state wait there until `go_on`; one that waits elsewhere goes on."""
+        (self.folder / "reached").unlink(missing_ok=True)
         (self.folder / "at").write_text(state)
 
     def go_on(self) -> None:
         """Nobody waits any more."""
         (self.folder / "at").write_text("")
-        (self.folder / "go").touch()
+
+    async def reached(self, state: str) -> None:
+        """Until a move waits at that state."""
+        await until(lambda: exists(self.folder / "reached"), state)
 
 
 @pytest_asyncio.fixture(scope="module", loop_scope="module")
 async def network(fleet: Fleet, tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Network]:
-    """Proxies before the internal listener of each cell, and between each cell's API and its databases."""
+    """Proxies before both listeners of each cell, between its API and its databases, and before the control plane's."""
     folder = tmp_path_factory.mktemp("network")
     hooked = Hooked(fleet)
     with ProxyThread.running() as proxies:
         try:
             for name, cell in fleet.cells.items():
                 proxies.add(name, cell.internal_address)
+                proxies.add(f"{name}.public", cell.address)
                 for shard, dsn in cell.shards.items():
                     parts = urlsplit(dsn)
                     proxy = proxies.add(f"{name}-{shard}", f"{parts.hostname}:{parts.port}")
                     await direct(fleet, name, shard, proxy.port)
-            os.environ[advertised_cell.VARIABLE] = ",".join(f"{n}={proxies.proxies[n].address}" for n in fleet.cells)
+            ends = [name + end for name in fleet.cells for end in ("", ".public")]
+            os.environ[advertised_cell.VARIABLE] = ",".join(f"{n}={proxies.proxies[n].address}" for n in ends)
+            database = urlsplit(fleet.control_plane.dsn)
+            proxy = proxies.add(CONTROL_PLANE_DB, f"{database.hostname}:{database.port}")
+            os.environ[paused_control_plane.DATABASE] = proxy.address
             fleet.state.spec = replace(fleet.state.spec, modules={"cell": "tests.system.advertised_cell"})
             fleet.runner.save()
             await restarted(fleet)
@@ -68,7 +77,8 @@ async def network(fleet: Fleet, tmp_path_factory: pytest.TempPathFactory) -> Asy
             await watching.start(f"watch:{folder}")
             yield Network(fleet, proxies, folder)
         finally:
-            os.environ.pop(advertised_cell.VARIABLE, None)
+            for variable in (advertised_cell.VARIABLE, paused_control_plane.DATABASE):
+                os.environ.pop(variable, None)
             for name, cell in fleet.cells.items():
                 for shard, dsn in cell.shards.items():
                     await direct(fleet, name, shard, urlsplit(dsn).port or 0)
@@ -102,24 +112,51 @@ async def product(fleet: Fleet) -> AsyncIterator[Product]:
 
 
 async def settler(product: Product) -> Tenant:
-    """A tenant with rows in cell-1, once every cell is well again."""
+    """A tenant with rows in cell-1, once every cell and router is well again."""
 
     async def well() -> bool:
-        return all(cell["healthy"] for cell in (await product.operate("GET", "/v1/cells")).json()["cells"])
+        cells = (await product.operate("GET", "/v1/cells")).json()["cells"]
+        routers = (await product.operate("GET", "/v1/routers")).json()["routers"]
+        return all(cell["healthy"] for cell in cells) and all(router["live"] for router in routers)
 
-    await until(well, "the health of every cell")
+    await until(well, "the health of every cell and router")
     tenant = await product.tenant_in("cell-1")
     await grow(product, tenant, "cell-1", ROWS)
     return tenant
 
 
-async def moving(network: Network, product: Product, tenant: Tenant, state: str) -> str:
-    """Its move to cell-2, which waits at that state."""
-    network.wait_at(state)
-    body = {"tenant": tenant.slug, "to": "cell-2", "standby": True, "finalize_after_s": 0.0}
+LARGE = {"standby": True, "finalize_after_s": 0.0}
+SMALL: dict[str, Any] = {}
+
+
+async def moving(
+    network: Network, product: Product, tenant: Tenant, state: str, how: dict[str, Any] | None = None
+) -> str:
+    """Its move to cell-2, large unless told otherwise, which waits at that state."""
+    # What a boundary's next step is told of the hold was read before the boundary: `frozen` would be too late.
+    first = {"aborting": "frozen", "restoring": "frozen", "thawing": "holding"}.get(state, state)
+    network.wait_at(first)
+    body = {"tenant": tenant.slug, "to": "cell-2", **(LARGE if how is None else how)}
     move: str = (await product.operate("POST", "/v1/moves", json=body)).json()["id"]
-    await until(lambda: exists(network.folder / "reached"), state)
+    await network.reached(first)
+    if state == "thawing":
+        await outlive(network.fleet, move)
+    elif first != state:
+        await product.operate("POST", f"/v1/moves/{move}/cancel")
+    if first != state:
+        network.wait_at(state)
+        await network.reached(state)
     return move
+
+
+async def outlive(fleet: Fleet, move: str) -> None:
+    """Its hold began longer ago than a hold may last."""
+    connection = await asyncpg.connect(fleet.control_plane.dsn)
+    try:
+        query = "UPDATE moves SET held_at = held_at - interval '1 minute' WHERE id = $1 RETURNING true"
+        assert await connection.fetchval(query, move)
+    finally:
+        await connection.close()
 
 
 async def suffer(network: Network, link: str, fault: Fault) -> None:
@@ -133,10 +170,17 @@ async def suffer(network: Network, link: str, fault: Fault) -> None:
         network.proxies.set(link, Fault.NONE)
 
 
+ENDS = {
+    **{state: {"done"} for state in ("switching", "standby", "purging")},
+    **{state: {"cancelled"} for state in ("aborting", "restoring")},
+}
+
+
 async def settled(product: Product, tenant: Tenant, move: str, state: str) -> dict[str, Any]:
     """The move's end: done, or undone where it was not decided; nothing of it is left anywhere."""
+    await until(lambda: answers(product), "the control plane's answer")
     view = await ended(product, move)
-    assert view["state"] in ({"done"} if state in ("switching", "standby") else {"done", "failed"}), view
+    assert view["state"] in ENDS.get(state, {"done", "failed"}), view
     await no_streams(product)
     home = "cell-2" if view["state"] == "done" else "cell-1"
 
@@ -227,5 +271,74 @@ async def test_a_process_killed_before_inside_of_the_hold_or_after_it_leaves_one
     assert sum(rows for _, _, rows in (await fences(product.fleet, tenant)).values()) == before
 
 
+# Each kind of victim and each step of a move at least once, on both sides of it; what others kill is not repeated.
+SMALL_KILLS = [
+    ("cell-1-api", "preparing"), ("cell-2-{shard}", "preparing"), ("router-1", "holding"),
+    ("cell-1-{shard}", "holding"), ("control-plane-db", "frozen"), ("cell-1-redis", "frozen"),
+    ("router-2", "switching"), ("control-plane-db", "switching"), ("cell-2-api", "standby"),
+    ("cell-1-{shard}", "purging"), ("cell-2-{shard}", "aborting"), ("cell-1-api", "restoring"),
+]  # fmt: skip
+LARGE_KILLS = [
+    ("control-plane-db", "copying"), ("router-1", "catching_up"), ("cell-1-{shard}", "thawing"),
+    ("cell-2-api", "thawing"), ("cell-1-api", "purging"),
+]  # fmt: skip
+
+
+@pytest.mark.invariant(1)
+@pytest.mark.invariant(6)
+@pytest.mark.parametrize(
+    ("path", "process", "state"),
+    [*(("small", *case) for case in SMALL_KILLS), *(("large", *case) for case in LARGE_KILLS)],
+)
+async def test_whatever_is_killed_at_a_step_of_a_move_leaves_one_owner_and_no_order_broken(
+    network: Network, product: Product, path: str, process: str, state: str
+) -> None:
+    tenant = await settler(product)
+    process = process.format(shard=await shard_of(product, tenant))
+    async with watched(product, tenant) as watchers:
+        move = await moving(network, product, tenant, state, SMALL if path == "small" else LARGE)
+        await product.fleet.kill(process)
+        network.go_on()
+        await product.fleet.revive(process)
+        await product.fleet.revive(CONTROL_PLANE)
+        view = await settled(product, tenant, move, state)
+        assert view["path"] == path
+        await watchers.more(5)
+    watchers.agree()
+
+
+LINK_FAULTS = [
+    ("cell-1.public", "holding", Fault.CUT), ("cell-1.public", "frozen", Fault.HALF_OPEN),
+    ("cell-2.public", "switching", Fault.DELAY), (CONTROL_PLANE_DB, "holding", Fault.CUT),
+    (CONTROL_PLANE_DB, "frozen", Fault.DELAY), (CONTROL_PLANE_DB, "switching", Fault.HALF_OPEN),
+]  # fmt: skip
+
+
+@pytest.mark.invariant(1)
+@pytest.mark.invariant(6)
+@pytest.mark.parametrize(("link", "state", "fault"), LINK_FAULTS)
+async def test_a_fault_of_a_router_s_or_the_control_plane_s_database_link_breaks_no_order(
+    network: Network, product: Product, link: str, state: str, fault: Fault
+) -> None:
+    tenant = await settler(product)
+    async with watched(product, tenant) as watchers:
+        move = await moving(network, product, tenant, state, SMALL)
+        await suffer(network, link, fault)
+        await product.fleet.revive(CONTROL_PLANE)
+        await settled(product, tenant, move, state)
+        await watchers.more(5)
+    watchers.agree()
+
+
 async def met(proxy: Any) -> bool:
     return bool(proxy.met)
+
+
+async def answers(product: Product) -> bool:
+    """Whether the control plane has its database again."""
+    control = product.fleet.control_plane
+    try:
+        headers = {"Authorization": f"Bearer {control.operator_key}"}
+        return (await product.client.get(f"{control.url}/v1/cells", headers=headers)).is_success
+    except httpx.TransportError:
+        return False
