@@ -81,9 +81,8 @@ def text(fleet: Fleet) -> str:
     lines += ["", f"data: {fleet.folder.data}/NAME   logs: {fleet.folder.logs}/NAME.log   keys: {found.state}"]
     lines += [found.walls]
     if not found.healthy:
-        lines += [
-            "Some processes are dead. `make up` (or `python -m infra.local up`) starts them again; the data is there."
-        ]
+        up = f"{sys.executable} -m infra.local up"
+        lines += [f"Some processes are dead. `make up` (or `{up}`) starts them again; the data is there."]
     for title, line in samples(fleet):
         lines += ["", f"# {title}", line]
     return "\n".join(lines)
@@ -118,11 +117,10 @@ def samples(fleet: Fleet) -> list[tuple[str, str]]:
         for cell in fleet.cells.values()
         for shard, dsn in cell.shards.items()
     ]
-    lines += _of_zero(fleet, port, psql)
     lines.append((f"the {CONTROL_PLANE}'s own database", f"{psql} '{fleet.control_plane.dsn}'"))
     exports = f"{sys.executable} -m infra.local env{_state_option(fleet)}"
     lines.append(("cellctl in this shell", f'eval "$({exports})" && cellctl cells list'))
-    return lines
+    return [*lines, *_of_zero(fleet, port, psql)]
 
 
 def _of_zero(fleet: Fleet, port: str, psql: str) -> list[tuple[str, str]]:
@@ -132,12 +130,14 @@ def _of_zero(fleet: Fleet, port: str, psql: str) -> list[tuple[str, str]]:
         return []
     shop, cookies = f"http://kunde-1.{fleet.spec.base_domain}:{port}", f"{fleet.folder.path}/{_COOKIES}"
     form = f"-d knr=1 -d login=chef@kunde-1.test --data-urlencode 'pwd={zero.password}'"
+    old_url = f"curl -si -b {cookies} '{shop}/auftrag.php?anr=1'"
     return [
         ("the old shop's database", f"{psql} '{zero.dsn}'"),
         (f"make a tenant of every customer of {ZERO}", "cellctl zero plan --owner me"),
         ("log in to the old shop as a customer", f"curl -s -o /dev/null -c {cookies} {form} {shop}/anmelden.php"),
-        ("an old URL; Cell-Served says which cell answers", f"curl -si -b {cookies} '{shop}/auftrag.php?anr=1'"),
-        ("move them out, and ask the old URL again with the old cookie", "cellctl zero migrate --follow"),
+        ("an old URL; Cell-Served says which cell answers", old_url),
+        ("move them out", "cellctl zero migrate --follow"),
+        ("the same old URL, with the old cookie: another cell answers", old_url),
         ("how far it is", "cellctl zero status"),
     ]
 
