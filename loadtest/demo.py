@@ -262,10 +262,11 @@ class Demo:
         return beside(schedule(traffic), number=number, at=at, tenant=first)
 
     def _progress(self, driver: Driver, record: Record) -> str:
-        at = min(driver.seconds_in(), self._options.seconds)
+        at, planned = driver.seconds_in(), self._options.seconds
         failed = sum(not f.retried for f in record.failures)
         counts = f"{record.sent} sent, {record.succeeded} answered, {failed} failed"
-        return f"{at:.0f} of {self._options.seconds:.0f} s: {counts}"
+        when = f"{at:.0f} of {planned:.0f} s" if at <= planned else f"{at:.0f} s, past {planned:.0f} s, newcomers go on"
+        return f"{when}: {counts}"
 
 
 async def demo(options: Options, teller: Teller) -> int:
@@ -289,11 +290,9 @@ async def demo(options: Options, teller: Teller) -> int:
                 await finished(fleet.down(keep_logs=failed))
         if failed and fleet.folder.logs.exists():
             teller.say(f"the logs of this run are in {fleet.folder.logs}, until the next demo or `down` there")
-    teller.verdict(
-        outcome.good, "nothing lost, doubled or misplaced; no request failed" if outcome.good else "see above"
-    )
+    teller.verdict(outcome.good, outcome.verdict())
     if kept:
-        teller.say(f"the fleet stays up; stop it with: python -m infra.local down --state {options.folder}")
+        teller.say(f"the fleet stays up; stop it with: {sys.executable} -m infra.local down --state {options.folder}")
     return 0 if outcome.good else 1
 
 

@@ -16,7 +16,7 @@ def evidence(fleet: Fleet, account: Account, move: Move) -> Iterator[tuple[str, 
     rows = [(each.name, str(each.pid or "ended"), ", ".join(each.listens), each.data or "") for each in found]
     yield "Processes (pid, listens on, data)", columns(rows)
     yield (
-        "Look for yourself, while a fleet runs (this one stops now unless --keep; `make up` prints its own)",
+        "Look for yourself, while the fleet runs (after `make demo ARGS=--keep` it does; otherwise it stops now)",
         [
             *_curl(fleet, account, move),
             *_psql(fleet, account),

@@ -117,8 +117,8 @@ class Verdict:
             )
         return (
             f"without the fence the old cell acknowledged {self.acknowledged_stale} stale writes, and the books report"
-            f" {lost} lost and {misplaced} misplaced; {self.judged.words()}; with the fence back it answers"
-            f" {self.refused_with}"
+            f" {lost} lost and {misplaced} misplaced, and a register in no order, as they must"
+            f" ({self.judged.words()}); with the fence back it answers {self.refused_with}"
         )
 
 

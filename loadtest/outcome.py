@@ -1,9 +1,12 @@
 """From what a run recorded to what people read: the table, and whether the run was good. Pure."""
 
+import re
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Final
 
+from contracts import problems
 from loadtest.books import Audit, Wrong
 from loadtest.effects import Effects
 from loadtest.history.judge import Judgement
@@ -14,7 +17,10 @@ from loadtest.newcell import Joined
 from loadtest.record import Failure, Latency, Record, write_gap
 from loadtest.show import Line
 
-EXAMPLES = 10
+KINDS_SHOWN = 10  # of failures, each with one example
+FAILED: Final = "failed requests"
+OWN_LIMITS: Final = frozenset(p.title for p in (problems.CALLER_LIMITED, problems.TENANT_BUSY, problems.RATE_LIMITED))
+_TITLE: Final = re.compile(r'"title":"([^"]*)"')  # of a problem whose body may be cut off
 HOLD_GOAL_MS = 250.0  # a longer hold is marked, but makes no run bad: `good` is about what is right, not how fast
 
 
@@ -51,21 +57,49 @@ class Outcome:
         """Nothing lost, doubled or misplaced; nothing failed that the demo did not cause; books that can be trusted;
         the tenant moved, and the new cell serves new tenants; reads and writes were in one order.
         """
-        outside = self.effects is None or self.effects.balanced
-        trusted = self.audit.balanced and self.control.caught and outside
-        changed = self.happened.move.state == "done" and (self.joined is None or self.joined.good)
-        left = self.left is None or self.left.good
-        ordered = self.judged is None or self.judged.good
-        return trusted and changed and left and ordered and not self.failures
+        return not self._wrong
+
+    @property
+    def _wrong(self) -> list[str]:
+        """The rows that make the run bad."""
+        rows = [
+            (FAILED, not self.failures),
+            ("the move", self.happened.move.state == "done"),
+            (self._new_cell, self.joined is None or self.joined.good),
+            ("negative control", self.control.caught),
+            ("books", self.audit.balanced),
+            ("registers", self.judged is None or self.judged.good),
+            ("charges and webhooks", self.effects is None or self.effects.balanced),
+            ("cell zero", self.left is None or self.left.good),
+        ]
+        return [row for row, good in rows if not good]
+
+    def verdict(self) -> str:
+        """What came of it, in one line: what failed is told apart from what could not be measured."""
+        kept, wrong = self.record.pace.kept, self._wrong
+        aside = "" if kept else "; the times mean nothing: the machine was too busy for the driver (row: driver)"
+        if not wrong:
+            return f"nothing lost, doubled or misplaced; no request failed{aside}"
+        if wrong == [FAILED]:
+            count = f"{len(self.failures)} requests failed (row: {FAILED})"
+            if not kept:
+                return (
+                    f"the measurement is not valid: the driver fell behind, the machine was too busy (row: driver), and"
+                    f" {count}; nothing was lost, doubled or misplaced. Try a quieter machine, or a lower --rate"
+                )
+            if all(_title(failure) in OWN_LIMITS for failure in self.failures):
+                return f"{count}: refused by their tenant's own limits; nothing was lost, doubled or misplaced"
+            return f"the product failed: {count}; nothing was lost, doubled or misplaced"
+        return f"the product failed; see the rows: {', '.join(wrong)}{aside}"
 
     def lines(self) -> list[Line]:
         """The table."""
         record, move = self.record, self.happened.move
         hold = "unknown" if move.hold_ms is None else f"{move.hold_ms:.0f} ms (goal: {HOLD_GOAL_MS:.0f} ms)"
-        rates = f"{record.intended / self.seconds:.1f}/s offered, {self._achieved:.1f}/s achieved"
+        rates = f"{record.intended / self._lasted:.1f}/s offered, {self._achieved:.1f}/s achieved"
         return [
-            Line("requests", f"{record.intended} in {self.seconds:.0f} s: {rates}", record.succeeded < record.sent),
-            Line("failed requests", self._failed(), bool(self.failures)),
+            Line("requests", f"{record.intended} in {self._lasted:.0f} s: {rates}", record.succeeded < record.sent),
+            Line(FAILED, self._failed(), bool(self.failures)),
             Line("in flight in the killed worker", self._killed()),
             *(line for cell in record.cells for line in self._of_cell(cell)),
             Line("the move", f"{self.slug}: {move.source} -> {move.target}, {move.state}", move.state != "done"),
@@ -82,15 +116,31 @@ class Outcome:
         ]
 
     def examples(self) -> Sequence[str]:
-        """The failures themselves, up to a few."""
-        lines = [f.words() for f in self.failures[:EXAMPLES]]
-        if len(self.failures) > EXAMPLES:
-            lines.append(f"and {len(self.failures) - EXAMPLES} more")
+        """How many failed in which way, and one of each, up to a few ways."""
+        kinds = Counter(map(_kind, self.failures)).most_common()
+        lines = []
+        for kind, count in kinds[:KINDS_SHOWN]:
+            alike = [failure for failure in self.failures if _kind(failure) == kind]
+            of = ", ".join(sorted({failure.tenant for failure in alike})[:KINDS_SHOWN])
+            lines += [f"{count} x {kind}, of {of}; for example:", f"  {alike[0].words()}"]
+            if _title(alike[0]) in OWN_LIMITS:
+                lines.append("  (the tenant's own limit: what waited in a hold comes at once when it ends)")
+        if len(kinds) > KINDS_SHOWN:
+            lines.append(f"and {len(kinds) - KINDS_SHOWN} kinds more")
         return lines
 
     @property
+    def _lasted(self) -> float:
+        """Seconds from the first request to the last answer, that of newcomers included."""
+        return max(self.seconds, self.record.seconds)
+
+    @property
     def _achieved(self) -> float:
-        return self.record.succeeded / max(self.seconds, self.record.seconds)
+        return self.record.succeeded / self._lasted
+
+    @property
+    def _new_cell(self) -> str:
+        return "" if self.joined is None else f"{self.joined.cell}, added under traffic"
 
     def _gap(self) -> str:
         writes, (began, ended) = self.record.writes.get(self.moved, []), self.happened.moving
@@ -102,7 +152,7 @@ class Outcome:
     def _joined(self) -> list[Line]:
         if self.joined is None:
             return []
-        return [Line(f"{self.joined.cell}, added under traffic", self.joined.words(), not self.joined.good)]
+        return [Line(self._new_cell, self.joined.words(), not self.joined.good)]
 
     def _judged(self) -> list[Line]:
         return [] if self.judged is None else [Line("registers", self.judged.words(), not self.judged.good)]
@@ -119,8 +169,8 @@ class Outcome:
     def _failed(self) -> str:
         if not self.failures:
             return "0"
-        by_cause = Counter(f"{f.cause} ({f.status})" if f.status else f.cause for f in self.failures)
-        return f"{len(self.failures)}: " + ", ".join(f"{n} {cause}" for cause, n in by_cause.items())
+        by_kind = Counter(map(_kind, self.failures))
+        return f"{len(self.failures)}: " + ", ".join(f"{n} {kind}" for kind, n in by_kind.items())
 
     def _killed(self) -> str:
         count = len(self.blamed)
@@ -138,6 +188,18 @@ class Outcome:
     def _books(self) -> str:
         counts = ", ".join(f"{self.audit.count(wrong)} {wrong}" for wrong in Wrong)
         return f"{self.audit.found} of {self.audit.acknowledged} acknowledged orders found once and at home; {counts}"
+
+
+def _title(failure: Failure) -> str:
+    found = _TITLE.search(failure.body)
+    return found[1] if found else ""
+
+
+def _kind(failure: Failure) -> str:
+    """Failures of one kind are told once."""
+    what = f"{failure.cause} ({failure.status})" if failure.status else failure.cause
+    title = _title(failure)
+    return f"{what}: {title}" if title else what
 
 
 def _figures(latency: Latency) -> str:

@@ -166,9 +166,10 @@ class Lab:
         cast = await self.system.cast(need_of(scenario, self.system.cells))  # where they live by now
         one = ramp if scenario.kind is ScenarioKind.RAMP else single
         restless = await quiet(self.system.targets[0], cast)
+        if restless:
+            self._asked.say(f"{restless}; the run begins all the same, and says so in its result")
         result = await one(self, scenario, asked.case, asked.repeat, cast)
         if restless:
-            self._asked.say(restless)
             result.events.insert(0, Event(at=0.0, name="not-quiet", target="", words=restless))
         result.write(asked.folder)
         return result

@@ -7,7 +7,7 @@ import msgspec
 import pytest
 from rich.console import Console
 
-from contracts import envelope
+from contracts import envelope, problems
 from loadtest.books import Audit, Finding, Wrong
 from loadtest.history.judge import Judgement, Violation
 from loadtest.history.operation import Kind as Kinds
@@ -122,8 +122,51 @@ def test_a_long_hold_looks_fine_or_fails_a_run_that_was_right(hold_ms: float | N
 def test_failures_are_counted_but_not_shown() -> None:
     made = outcome(*(replace(LOST, router="router-2", retried=False) for _ in range(12)))
     assert table(made)["failed requests"] == "12: 12 connection lost"
-    assert len(made.examples()) == 11
-    assert made.examples()[-1] == "and 2 more"
+    assert len(made.examples()) == 2
+    assert made.examples()[0] == "12 x connection lost, of t1; for example:"
+
+
+REFUSED = replace(
+    LOST, cause="unexpected status", status=429, retried=False, body=problems.CALLER_LIMITED.body().decode()
+)
+
+
+def busy(made: Outcome) -> Outcome:
+    """The same run by a driver that did not keep up."""
+    made.record.lag.add(1.0)
+    return made
+
+
+@pytest.mark.parametrize(
+    ("made", "words"),
+    [
+        (outcome(LOST), "nothing lost, doubled or misplaced; no request failed"),
+        (busy(outcome(LOST)), "the times mean nothing"),
+        (outcome(REFUSED), "1 requests failed (row: failed requests): refused by their tenant's own limits"),
+        (busy(outcome(REFUSED)), "the measurement is not valid: the driver fell behind"),
+        (outcome(replace(REFUSED, status=500, body="")), "the product failed: 1 requests failed"),
+        (
+            busy(outcome(REFUSED, judged=replace(ORDERED, too_hard=("t1/p1",)))),
+            "the product failed; see the rows: failed requests, registers; the times mean nothing",
+        ),
+    ],
+)
+def test_a_busy_machine_and_a_broken_product_are_told_alike(made: Outcome, words: str) -> None:
+    assert words in made.verdict()
+
+
+def test_failures_of_one_kind_are_told_one_by_one() -> None:
+    made = outcome(*(replace(REFUSED, at=float(n)) for n in range(223)), replace(REFUSED, status=500, body=""))
+    told = made.examples()
+    assert told[0] == f"223 x unexpected status (429): {problems.CALLER_LIMITED.title}, of t1; for example:"
+    assert "own limit" in told[2]
+    assert told[3] == "1 x unexpected status (500), of t1; for example:"
+
+
+def test_offered_and_achieved_are_of_different_times() -> None:
+    made = outcome()
+    made.record.seconds = 40.0
+    assert table(made)["requests"] == "10 in 40 s: 0.2/s offered, 0.2/s achieved"
 
 
 def test_incidents_do_not_fit_into_a_short_run() -> None:
