@@ -17,6 +17,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 from control_plane.models import metadata, one_of
 from control_plane.move import (
     DECIDED,
+    GOING_BACK,
     PAUSABLE,
     TERMINAL,
     UNDECIDED,
@@ -328,21 +329,35 @@ async def adopt(conn: AsyncConnection, move_id: str, term: int) -> Move:
     return _move(row)
 
 
-async def advance(conn: AsyncConnection, move: Move, then: State, reason: str, **values: Any) -> None:
-    """Compare-and-set of the state. A step forward before the decision, and the decision, lose to a cancellation."""
+async def advance(conn: AsyncConnection, move: Move, then: State, reason: str, **values: Any) -> str:
+    """Compare-and-set of the state. A step forward before the decision, and the decision, lose to a cancellation.
+
+    The reason that the move has now: of one that was given up why it was, and then what was done last.
+    """
     check(move.state, then)
     where = [moves.c.id == move.id, moves.c.state == move.state.value, moves.c.term == move.term]
     if then in UNDECIDED | DECIDED:
         where.append(moves.c.cancel_requested.is_(False))
     finished = {"finished_at": _NOW} if then in TERMINAL else {}
+    cause = await _cause(conn, move.id) if then in TERMINAL and move.state in GOING_BACK else ""
+    said = f"{cause}; {reason}" if cause else reason
     query = (
         moves.update()
         .where(*where)
-        .values(state=then.value, state_at=_NOW, updated_at=_NOW, reason=reason, **finished, **values)
+        .values(state=then.value, state_at=_NOW, updated_at=_NOW, reason=said, **finished, **values)
     )
     if (await conn.execute(query)).rowcount != 1:
         raise StaleMoveError(move.id)
     await add_step(conn, move.id, then, reason)
+    return said
+
+
+async def _cause(conn: AsyncConnection, move_id: str) -> str:
+    """Why the move was given up; tries to go back that failed have written over it in the move itself."""
+    query = sa.select(move_steps.c.detail).where(
+        move_steps.c.move == move_id, move_steps.c.state == State.ABORTING.value
+    )
+    return (await conn.execute(query.order_by(move_steps.c.id.desc()).limit(1))).scalar_one_or_none() or ""
 
 
 async def set_progress(conn: AsyncConnection, move: Move, progress: Progress) -> None:

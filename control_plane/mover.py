@@ -330,7 +330,7 @@ class Mover:
             elif then is State.ABORTING:
                 facts["restore_epoch"] = tenant.epoch_high + 1
                 await _update_tenant(conn, tenant, epoch_high=tenant.epoch_high + 1)
-            await move_store.advance(conn, move, then, reason, **facts)
+            reason = await move_store.advance(conn, move, then, reason, **facts)
             marks: dict[str, Any] = {"move_id": None, "move_target": None}
             if move.undoes is not None and then in TERMINAL:
                 marks = await _settle_undone(conn, move, then, reason) or marks

@@ -25,15 +25,17 @@ async def start_move(
 ) -> MoveView:
     """Plan it; the leader carries it out."""
     history = await moves.start(
-        data.tenant, data.to, actor, standby=data.standby, finalize_after_s=data.finalize_after_s
-    )
+        data.tenant, data.to, actor, standby=data.standby, finalize_after_s=data.finalize_after_s,
+        needs_standby=data.finalize_after_s is not None,
+    )  # fmt: skip
     return _full(history)
 
 
 @post("/estimate", opt={"access": "viewer"}, status_code=200, summary="What would a move be like?")
 async def estimate_move(data: JSONBody[StartMove], moves: NamedDependency[Moves]) -> EstimateView:
     """A dry run: the same refusals as the real one, and how long routers would hold."""
-    e = await moves.estimate(data.tenant, data.to, standby=data.standby)
+    needed = data.finalize_after_s is not None
+    e = await moves.estimate(data.tenant, data.to, standby=data.standby, needs_standby=needed)
     w = e.weight
     return EstimateView(
         e.tenant, e.slug, e.source, e.target, w.rows, e.hold_ms, e.path, w.bytes, w.blobs, w.blob_bytes, e.copy_s

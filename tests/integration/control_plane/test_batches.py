@@ -283,6 +283,17 @@ async def test_of_two_operators_who_empty_a_cell_at_once_one_is_told_so(plane: P
         assert f"cellctl plans cancel {begun.json()['id']}" in refused["advice"]
 
 
+async def test_who_asks_to_finalize_what_leaves_no_standby_is_told_so_and_a_batch_is_not(plane: Plane) -> None:
+    await populate(plane, 1)
+    for path in ("/v1/moves/estimate", "/v1/moves"):
+        refused = await refusal(plane, "POST", path, {"tenant": "shop-0", "to": "cell-2", "finalize_after_s": 60})
+        assert "leaves no standby" in refused["detail"]
+        assert "--standby" in refused["advice"]
+    batch_id = await evacuate(plane)  # which finalizes whatever standby there is at once
+    async with leading(plane):
+        assert (await until_state(plane, batch_id, "done"))["counts"] == {"done": 1}
+
+
 async def test_a_cell_is_not_opened_while_a_batch_empties_it(plane: Plane) -> None:
     await populate(plane, 1)
     batch_id = await evacuate(plane)

@@ -181,3 +181,17 @@ async def test_a_standby_is_wanted_of_a_cell_that_cannot_follow(world: World) ->
     with pytest.raises(ProblemError, match="no standby"):
         await world.moves.start(world.slug, TARGET, OPERATOR, standby=True)
     assert await world.moves.all(None, world.slug, 10) == []
+
+
+async def test_a_time_to_finalize_is_refused_where_nothing_would_be_left_to_finalize(world: World) -> None:
+    for ask in (
+        world.moves.estimate(world.slug, TARGET, needs_standby=True),
+        world.moves.start(world.slug, TARGET, OPERATOR, finalize_after_s=3600.0, needs_standby=True),
+    ):
+        with pytest.raises(ProblemError, match="conflict") as refused:
+            await ask
+        assert "leaves no standby" in refused.value.detail
+        assert "--standby" in refused.value.extra["advice"]
+    assert await world.moves.all(None, world.slug, 10) == []
+    move_id = await world.start(standby=True, finalize_after_s=3600.0)
+    assert (await world.move(move_id)).finalize_after_s == 3600.0

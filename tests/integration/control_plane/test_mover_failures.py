@@ -30,6 +30,7 @@ async def test_a_refusal_before_the_decision_leaves_the_tenant_served_by_its_sou
     assert move.state is State.FAILED
     given_up = [step for step in (await world.moves.one(move_id)).steps if step.state is State.ABORTING]
     assert [problem.slug in step.detail for step in given_up] == [True]
+    assert move.reason.startswith(f"{given_up[0].detail}; ")  # lists show the cause, not what was done last
     await world.assert_settled(SOURCE)
 
 
