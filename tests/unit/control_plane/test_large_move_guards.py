@@ -57,7 +57,8 @@ def to_the_brink(world: LargeWorld) -> Leader:
     world._step(leader)
     while leader.todo:
         world._step(leader)
-    assert (leader.action is not None, leader.failure) == (True, None)
+    assert leader.failure is None
+    assert leader.action is not None
     assert leader.action.then is State.SWITCHING
     return leader
 
