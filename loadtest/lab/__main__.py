@@ -66,13 +66,23 @@ def list_scenarios() -> None:
 def check(scenarios: tuple[str, ...]) -> None:
     """Read scenario files and say what they would run."""
     for scenario in _read(scenarios):
-        phases, cases = scenario.phases, scenario.cases()
-        seconds = f"{phases.warmup + phases.alone + phases.load + phases.after:.0f} s"
-        if scenario.ramp is not None:
-            seconds = f"steps of {phases.warmup + scenario.ramp.step:.0f} s"
-        click.echo(f"{scenario.name}: cases of {seconds}, {scenario.repeat} times each: {len(cases)}")
+        cases = scenario.cases()
+        click.echo(f"{scenario.name}: {_length(scenario)}")
         for case in cases:
             click.echo(f"  {case.slug}")
+
+
+def _length(scenario: Scenario) -> str:
+    """How many runs, and how long their traffic is: the fleet's start and the tenants' come on top."""
+    phases, runs = scenario.phases, len(scenario.cases()) * scenario.repeat
+    told = f"{runs} {'run' if runs == 1 else 'runs'} ({len(scenario.cases())} x {scenario.repeat})"
+    if scenario.ramp is not None:
+        return f"{told} in steps of {phases.warmup + scenario.ramp.step:.0f} s"
+    seconds = phases.warmup + phases.alone + phases.load + phases.after
+    told += f" of {seconds:.0f} s, {runs * seconds / 60:.1f} minutes of traffic in all"
+    if scenario.kind is ScenarioKind.NOISY:
+        told += f"; with --peer {len(replace(scenario, walls=[Mode.ON]).cases()) * scenario.repeat} runs more"
+    return told
 
 
 @dataclass(frozen=True)

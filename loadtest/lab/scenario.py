@@ -18,6 +18,7 @@ Positive = Annotated[float, Meta(gt=0)]
 Seconds = Annotated[float, Meta(ge=0, le=86_400)]
 Count = Annotated[int, Meta(ge=1, le=100_000)]
 Share = Annotated[float, Meta(gt=0, le=1)]
+PLANS: Final = ("free", "standard", "business")  # that every control plane is seeded with
 Name = Annotated[str, Meta(pattern=r"^[a-z0-9][a-z0-9-]{0,63}$")]
 PlanName = Annotated[str, Meta(pattern=r"^[a-z][a-z0-9-]{0,31}$")]
 
@@ -238,6 +239,8 @@ _ANONYMOUS: Final = {Aggression.UNKNOWN_HOST, Aggression.WRONG_KEY, Aggression.C
 def objections(scenario: Scenario) -> Iterator[tuple[str, str]]:
     """What does not belong together: the field, as a path, and why in words."""
     yield from _sections(scenario)
+    if scenario.plan not in PLANS:
+        yield "plan", f"there is no plan {scenario.plan!r}; there are {', '.join(PLANS)}"
     known = ", ".join(DEFAULT_MIX)
     for name in scenario.victims.mix:
         if name not in [kind.value for kind in DEFAULT_MIX]:

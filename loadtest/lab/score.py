@@ -22,6 +22,7 @@ RESAMPLES: Final = 2000
 CONFIDENCE: Final = 0.95
 LEAST_REPEATS: Final = 3  # fewer say nothing of how sure a median is
 TOP_PERCENT: Final = 99.0
+LEAST_SAMPLES: Final = 100  # of fewer the p99 is the longest
 
 
 class Part(StrEnum):
@@ -101,6 +102,7 @@ class Verdict:
     alone_ms: float  # the victims' p99 alone, median of the repeats
     with_ms: float
     valid: int
+    samples: int  # the fewest requests that one of these p99 is of
     invalid: tuple[str, ...]  # why runs were left out
 
     @property
@@ -165,6 +167,13 @@ def latency_ratio(result: Result) -> tuple[float, float, float]:
     cells = victim_cells(result)
     alone, load = (_p99(result, kind, cells) for kind in (PhaseKind.ALONE, PhaseKind.LOAD))
     return alone, load, load / alone if alone and load else inf
+
+
+def _samples(result: Result) -> int:
+    """The fewest of the judged victims' latencies that a phase has, alone or with the cause."""
+    phases = [*result.phase_of(PhaseKind.ALONE), *result.phase_of(PhaseKind.LOAD)]
+    cells = victim_cells(result)
+    return min((result.latency(phase.name, Role.VICTIM, cells=cells).count for phase in phases), default=0)
 
 
 def _p99(result: Result, kind: PhaseKind, cells: Sequence[str]) -> float:
@@ -242,6 +251,7 @@ def _verdict(results: Sequence[Result]) -> Verdict:
         alone_ms=median(alone for alone, _, _ in latencies) if valid else 0.0,
         with_ms=median(load for _, load, _ in latencies) if valid else 0.0,
         valid=len(valid),
+        samples=min(map(_samples, valid), default=0),
         invalid=invalid,
     )
 

@@ -7,7 +7,7 @@ from typing import Final
 from rich.table import Table
 
 from loadtest.lab.compare import Change
-from loadtest.lab.score import Mark, Part, Verdict
+from loadtest.lab.score import LEAST_SAMPLES, Mark, Part, Verdict
 
 COLUMNS: Final = ("p99 alone", "with, ms", "ratio", "Jain", "worst", "errors", "books", "score", "")
 
@@ -50,7 +50,8 @@ def cells(verdict: Verdict) -> list[str]:
         return ["-"] * (len(COLUMNS) - 1) + ["invalid"]
     marks = [_figure(verdict.marks[part]) for part in Part]
     word = ("passed" if verdict.passed else "FAILED") if verdict.judged else "shown"
-    return [f"{verdict.alone_ms:.1f}", f"{verdict.with_ms:.1f}", *marks, f"{verdict.score:.0f}", word]
+    few = f" (longest of {verdict.samples})" if verdict.samples < LEAST_SAMPLES else ""
+    return [f"{verdict.alone_ms:.1f}{few}", f"{verdict.with_ms:.1f}", *marks, f"{verdict.score:.0f}", word]
 
 
 def _figure(mark: Mark) -> str:

@@ -42,7 +42,8 @@ def test_what_a_file_would_run_is_not_said() -> None:
     assert said.exit_code == 0
     phases = reading.read(reading.find("noisy-short")).phases
     seconds = phases.warmup + phases.alone + phases.load + phases.after
-    assert f"noisy-short: cases of {seconds:.0f} s, 1 times each: 4" in said.output
+    assert f"noisy-short: 4 runs (4 x 1) of {seconds:.0f} s, {4 * seconds / 60:.1f} minutes of traffic" in said.output
+    assert "with --peer 2 runs more" in said.output
     assert "heavy-query_x4_same_walls-off" in said.output
     listed = CliRunner().invoke(main, ["list"])
     assert "blast-radius" in listed.output

@@ -4,10 +4,11 @@ from pathlib import Path
 
 import pytest
 
+from control_plane import seed
 from loadtest.lab import reading
 from loadtest.lab.reading import ScenarioError, parse
 from loadtest.lab.result import Case
-from loadtest.lab.scenario import Walls
+from loadtest.lab.scenario import PLANS, Walls
 
 HEAD = "kind: soak\nname: x\n"
 
@@ -29,6 +30,7 @@ HEAD = "kind: soak\nname: x\n"
         (HEAD + "victims: {mix: {order eat: 1}}", 3, "victims.mix.order eat: victims send order create, order read"),
         (HEAD + "victims: {mix: {order list: 0}}", 3, "victims.mix: needs one weight above zero"),
         (HEAD + "ramp: {low: 1, high: 2}", 3, "ramp: belongs to scenarios of the kind ramp, and this is soak"),
+        (HEAD + "plan: gold\n", 3, "plan: there is no plan 'gold'; there are free, standard, business"),
         (HEAD + "name: y\n", 3, "name: is there twice, first in line 2"),
         (HEAD + "1: y\n", 3, "a field's name is a word"),
         (HEAD + "about: *x\n", 3, "aliases"),
@@ -100,3 +102,7 @@ def test_a_name_that_is_no_file_is_not_told_what_there_is(tmp_path: Path) -> Non
     binary.write_bytes(b"#" * (reading.BYTES_MAX + 1))
     with pytest.raises(ScenarioError, match="may have"):
         reading.read(binary)
+
+
+def test_a_plan_of_the_control_plane_is_unknown_to_scenarios() -> None:
+    assert tuple(plan["name"] for plan in seed._PLANS) == PLANS

@@ -1,5 +1,6 @@
 """A score that flatters, or that a broken run can earn, would be worse than none."""
 
+from dataclasses import replace
 from math import inf
 
 import pytest
@@ -22,6 +23,7 @@ from loadtest.lab.score import (
     latency_ratio,
     victim_cells,
 )
+from loadtest.lab.tables import cells
 from tests.unit.loadtest.results import example_result
 
 
@@ -149,3 +151,9 @@ def test_a_real_change_is_seen_and_noise_is_not_called_one() -> None:
 def test_two_runs_of_each_prove_nothing() -> None:
     [change] = compare(runs(1.0, 2), runs(9.0, 2))  # type: ignore[arg-type]
     assert "3 valid runs" in change.words
+
+
+def test_the_longest_of_a_few_is_called_a_p99() -> None:
+    (verdict,) = judge([example_result()])
+    assert "longest of" not in cells(verdict)[0]
+    assert cells(replace(verdict, samples=10))[0].endswith("(longest of 10)")
