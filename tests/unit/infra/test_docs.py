@@ -29,7 +29,7 @@ def test_lines_to_try_use_cellctl_before_it_is_there(tmp_path: Path) -> None:
         spec=FleetSpec(zero=ZeroSpec()), folder=Folder(tmp_path), router_urls=["http://127.0.0.1:1"], cells={},
         zero=SimpleNamespace(dsn="dsn", password="secret"), control_plane=SimpleNamespace(dsn="dsn"),
     )  # fmt: skip
-    lines = [line for _, line in samples(cast(Fleet, fleet))]
+    lines = [line for _, line in samples(cast("Fleet", fleet))]
     uses = [number for number, line in enumerate(lines) if line.startswith("cellctl ")]
     assert uses
     assert min(uses) > next(number for number, line in enumerate(lines) if line.startswith("eval "))
