@@ -1,6 +1,8 @@
 """What operators may ask of moves, and the answers where the fleet's present state does not allow it."""
 
+import asyncio
 import secrets
+import time
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from typing import Any, Final
@@ -26,6 +28,9 @@ from control_plane.tenants import tenant_named
 
 _MOVABLE: Final = ("active", "suspended")
 
+FOLLOWING_WITHIN_S: Final = 5.0  # how long a rollback waits for a standby that has only just become one
+FOLLOWING_EVERY_S: Final = 0.05
+
 # Called with a new move's id in the transaction that plans it; what it raises undoes the move with it.
 Claim = Callable[[AsyncConnection, str], Awaitable[None]]
 
@@ -46,10 +51,19 @@ class History:
 class Moves:
     """Start, cancel, roll back and look at moves. Executing them is the mover's part."""
 
-    def __init__(self, engine: AsyncEngine, client: CellClient, new_id: Callable[[], str] = new_move_id) -> None:
+    def __init__(
+        self,
+        engine: AsyncEngine,
+        client: CellClient,
+        new_id: Callable[[], str] = new_move_id,
+        clock: Callable[[], float] = time.monotonic,
+        sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
+    ) -> None:
         self._engine = engine
         self._client = client
         self._new_id = new_id
+        self._clock = clock
+        self._sleep = sleep
 
     async def start(
         self,
@@ -147,8 +161,8 @@ class Moves:
         """
         async with self._engine.connect() as conn:
             undone = (await _history(conn, move_id)).move
-        if undone.state is State.STANDBY and undone.path is Path.LARGE:
-            return await self._return_to_standby(undone, actor)
+        if _is_standby(undone):
+            return await self._return_to_standby(await self._following(undone), actor)
         async with self._engine.connect() as conn:
             await _newest(conn, undone)
         e = await self.estimate(tenant_of(undone.tenant), undone.source, returning=True)
@@ -161,6 +175,22 @@ class Moves:
                 conn, tenant, undone.source, Kind.ROLLBACK, actor, undoes=undone.id, path=e.path, expected=expected
             )
             return await _history(conn, new_id)
+
+    async def _following(self, undone: Move) -> Move:
+        """The move once its old home follows. Until it was told to it is frozen, and a rollback that finds it so could
+        neither go on nor be undone; it takes milliseconds, or as long as the old home is away.
+        """
+        until = self._clock() + FOLLOWING_WITHIN_S
+        while _is_standby(undone) and not undone.progress.standing and not undone.progress.lost:
+            if self._clock() > until:
+                raise ProblemError(
+                    problems.MOVE_RUNNING, f"{undone.source} has not been told to follow {undone.slug} yet.",
+                    advice=f"When cellctl moves status {undone.id} says 'way back following', ask again.",
+                )  # fmt: skip
+            await self._sleep(FOLLOWING_EVERY_S)
+            async with self._engine.connect() as conn:
+                undone = (await _history(conn, undone.id)).move
+        return undone
 
     async def _return_to_standby(self, undone: Move, actor: Actor) -> History:
         """The standby's cell has kept its room and its rows, so it is only asked to be there."""

@@ -1,6 +1,7 @@
 """A large tenant is copied while it writes, waits as a standby, and goes on or back without losing a write."""
 
 import asyncio
+import itertools
 from collections.abc import Awaitable, Callable
 from typing import Any
 
@@ -10,6 +11,7 @@ import pytest
 from contracts import problems, transfer
 from contracts.problems import ProblemError
 from control_plane.move import Budgets, Path, State
+from control_plane.move_service import Moves
 from control_plane.move_store import Move, StaleMoveError
 from control_plane.noisy import Policy
 from control_plane.throttle import lift, throttle
@@ -418,3 +420,25 @@ def both(
         await second(name)
 
     return on_boundary
+
+
+async def test_a_rollback_asked_for_before_the_old_home_follows_is_told_to_wait(world: World) -> None:
+    """Its old home is frozen until it was told to follow: such a rollback could neither go on nor be undone."""
+    move_id = await world.start(standby=True)
+    with pytest.raises(Killed):
+        await world.mover(writing(world, killed_at("standby"))).drive(move_id, term=1)
+    seconds, naps = itertools.count(0.0, 2.0), []
+
+    async def nap(seconds: float) -> None:
+        naps.append(seconds)
+
+    impatient = Moves(world.engine, world.client, clock=lambda: next(seconds), sleep=nap)
+    with pytest.raises(ProblemError) as refused:
+        await impatient.rollback(move_id, OPERATOR)
+    assert refused.value.problem is problems.MOVE_RUNNING
+    assert naps
+    assert (await world.move(move_id)).state is State.STANDBY
+    await standing(world, move_id, term=2)
+    back = (await impatient.rollback(move_id, OPERATOR)).move
+    assert (await world.mover(writing(world)).drive(back.id, term=3)).state is State.DONE
+    await world.assert_settled(SOURCE)
