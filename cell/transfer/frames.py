@@ -13,7 +13,9 @@ from typing import Final, TypeVar
 
 import msgspec
 
-from contracts.transfer import Stream
+from cell.vault import KEY_BYTES
+from contracts import ids
+from contracts.transfer import Stream, parse_stream_name
 
 MAGIC: Final = b"cellwall-rows-1\n"
 PIECE_BYTES: Final = 1 << 18
@@ -111,7 +113,7 @@ class Reader:
         if kind is Kind.STREAM:
             return decoded(payload, Stream)
         if kind is Kind.KEY:
-            return Key(payload)
+            return key_of(payload)
         raise BrokenStreamError(f"a {kind.name} frame where a table should begin")
 
     async def rows(self, ended: list[Count]) -> AsyncIterator[bytes]:
@@ -136,6 +138,29 @@ class Reader:
             taken = bytes(view[:size])
         del self._buffer[:size]
         return taken
+
+
+def key_of(payload: bytes) -> Key:
+    """The tenant's key; `BrokenStreamError` where it is none."""
+    if len(payload) != KEY_BYTES:
+        raise BrokenStreamError(f"a key of {len(payload)} bytes")
+    return Key(payload)
+
+
+def once(before: object | None, tables_seen: bool) -> None:
+    """`BrokenStreamError` where what stands before the tables comes twice, or after one of them."""
+    if before is not None or tables_seen:
+        raise BrokenStreamError("the beginning of a stream, in the middle of it")
+
+
+def check_start(start: Stream, tenant: int) -> None:
+    """`BrokenStreamError` where the changes that continue these rows are not the tenant's."""
+    try:
+        named = parse_stream_name(start.stream)
+    except ValueError as e:
+        raise BrokenStreamError(str(e)) from e
+    if named.tenant != ids.tenant_of(tenant):
+        raise BrokenStreamError(f"{start.stream} is a stream of another tenant")
 
 
 def decoded(payload: bytes, kind: type[T]) -> T:

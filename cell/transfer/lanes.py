@@ -202,28 +202,34 @@ async def import_(lane: Lane, tables: Sequence[TenantTable], tenant: int, pieces
     known = {(table.schema, table.name): table for table in tables}
     whole, received = asyncio.Event(), Received()
     work = [_receive(number, each, lane, known, tenant, whole) for number, each in enumerate(lanes)]
-    await _together([_distribute(reader, lanes, received, set(known), whole), *work])
+    await _together([_distribute(reader, tenant, lanes, received, set(known), whole), *work])
     return received
 
 
 async def _distribute(
     reader: frames.Reader,
+    tenant: int,
     lanes: Sequence[_Receiving],
     received: Received,
     expected: set[tuple[str, str]],
     whole: asyncio.Event,
 ) -> None:
     """Give every frame to its lane; at the end of the stream see that it is whole."""
+    begun = False
     while True:
         number, kind, payload = await reader.laned()
         if kind is Kind.END:
             break
-        if kind in (Kind.STREAM, Kind.KEY):
-            if kind is Kind.STREAM:
-                received.start = frames.decoded(payload, Stream)
-            else:
-                received.key = frames.Key(payload)
+        if kind is Kind.STREAM:
+            frames.once(received.start, begun)
+            received.start = frames.decoded(payload, Stream)
+            frames.check_start(received.start, tenant)
             continue
+        if kind is Kind.KEY:
+            frames.once(received.key, begun)
+            received.key = frames.key_of(payload)
+            continue
+        begun = True
         if number >= len(lanes):
             raise BrokenStreamError(f"there is no lane {number}")
         await lanes[number].queue.put((kind, payload))

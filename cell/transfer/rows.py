@@ -138,14 +138,19 @@ async def import_(
     await connection.execute(_AS_REPLICA_IF_ALLOWED)
     expected = list(tables)
     rows = size = 0
+    start: Stream | None = None
+    key: frames.Key | None = None
     while not isinstance(header := await reader.table(), Count):
         if isinstance(header, Stream):
-            await progress.begin(connection, tenant, header)
+            frames.once(start, len(expected) < len(tables))
+            frames.check_start(start := header, tenant)
+            await progress.begin(connection, tenant, start)
             continue
         if isinstance(header, frames.Key):
+            frames.once(key, len(expected) < len(tables))
             if vault is None:
                 raise BrokenStreamError("a key came, and there is nothing to wrap it with")
-            await vault.adopt(connection, tenant, header.key)
+            await vault.adopt(connection, tenant, (key := header).key)
             continue
         if not expected or (expected[0].schema, expected[0].name) != (header.schema, header.name):
             raise BrokenStreamError(f"the table {header.schema}.{header.name} is not the one that comes next here")

@@ -20,7 +20,7 @@ from loadtest.lab.drivers import Crew, crew
 from loadtest.lab.job import Job, Progress, Tally
 from loadtest.lab.local import LocalSystem
 from loadtest.lab.plan import Drive, Tenant, cells_of, jobs, phases
-from loadtest.lab.quiet import quiet
+from loadtest.lab.quiet import WITHIN_S, quiet
 from loadtest.lab.result import FILE, Case, Counts, Event, Meta, Phase, PhaseKind, Result, Role
 from loadtest.lab.scenario import Scenario, ScenarioKind
 from loadtest.lab.system import Need, System, pick
@@ -65,6 +65,7 @@ class Asked:
     only: str = ""  # part of a case's slug
     resume: bool = False  # keep the valid results that are there, and do what is missing
     time_left: Callable[[], bool] = lambda: True  # whether one more run may begin
+    rest_s: float = WITHIN_S  # how long a run waits until the run before it has left nothing to do
 
 
 @dataclass(frozen=True)
@@ -165,7 +166,7 @@ class Lab:
         await self.system.set_walls(asked.case.walls)
         cast = await self.system.cast(need_of(scenario, self.system.cells))  # where they live by now
         one = ramp if scenario.kind is ScenarioKind.RAMP else single
-        restless = await quiet(self.system.targets[0], cast)
+        restless = await quiet(self.system.targets[0], cast, self._asked.rest_s)
         if restless:
             self._asked.say(f"{restless}; the run begins all the same, and says so in its result")
         result = await one(self, scenario, asked.case, asked.repeat, cast)

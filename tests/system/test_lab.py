@@ -24,7 +24,7 @@ async def lab(fleet: Fleet, tmp_path: Path) -> AsyncIterator[Lab]:
     """The lab on the session's fleet, which has no CPU walls; results go to the test's own folder."""
     async with AsyncExitStack() as stack:
         system = LocalSystem(fleet, stack, f"lab-{secrets.token_hex(3)}", cpus=1.0)
-        yield Lab(system, Asked(tmp_path, 1, lambda _: None))
+        yield Lab(system, Asked(tmp_path, 1, lambda _: None, rest_s=2.5))
 
 
 async def only(lab: Lab, text: str, folder: Path) -> Result:
@@ -33,6 +33,11 @@ async def only(lab: Lab, text: str, folder: Path) -> Result:
     assert result.books.balanced, result.books.words
     assert {group.phase for group in result.groups} == {phase.name for phase in result.phases}
     return result
+
+
+def happened(result: Result) -> list[str]:
+    """Its events; whether the machine rested before is not the product's matter."""
+    return [event.name for event in result.events if event.name != "not-quiet"]
 
 
 async def test_a_noisy_neighbour_leaves_no_trace_in_the_result(lab: Lab, tmp_path: Path) -> None:
@@ -47,7 +52,7 @@ aggressors: {kinds: [big-transactions], counts: [1], times: 3, orders: 300}
     assert {group.cell for group in attack} == set(result.meta.hit) == {"cell-1"}
     assert {group.phase for group in attack} == {"with"}
     assert {group.cell for group in result.groups if group.role is Role.VICTIM} == {"cell-1", "cell-2"}
-    assert [event.name for event in result.events] == ["aggressors-start", "aggressors-stop"]
+    assert happened(result) == ["aggressors-start", "aggressors-stop"]
     assert result.books.acknowledged == result.books.found > 0
 
 
@@ -63,7 +68,7 @@ async def test_a_cell_that_hangs_fails_nobody_or_everybody(lab: Lab, tmp_path: P
     slowest = result.latency(load.name, Role.VICTIM, cells=["cell-1"]).percentile_ms(100)
     assert errors["cell-2"] == 0
     assert errors["cell-1"] > 0 or slowest > 1000
-    assert [event.name for event in result.events] == ["hang", "mend", "mended"]
+    assert happened(result) == ["hang", "mend", "mended"]
 
 
 async def test_an_evacuation_leaves_somebody_behind_or_loses_a_write(lab: Lab, fleet: Fleet, tmp_path: Path) -> None:
@@ -99,7 +104,7 @@ async def test_a_fleet_behind_a_base_url_is_a_system_that_cannot_be_measured(fle
     try:
         await system.connect("business")
         assert system.cells == ["cell-1", "cell-2"]
-        lab = Lab(system, Asked(tmp_path, 1, lambda _: None))
+        lab = Lab(system, Asked(tmp_path, 1, lambda _: None, rest_s=2.5))
         result = await only(lab, text, tmp_path)
         assert result.meta.target == fleet.router_urls[0]
         with pytest.raises(LabError, match="--fleet local"):

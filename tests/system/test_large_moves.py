@@ -134,7 +134,8 @@ async def test_a_control_plane_killed_in_a_large_move_finishes_it_after_its_retu
         move = (await product.operate("POST", "/v1/moves", json=body)).json()["id"]
         killed = product.fleet.runner.process(CONTROL_PLANE)
         assert killed is not None
-        assert await killed.wait_ended(60), f"the control plane never reached {state}"
+        reached = await killed.wait_ended(60)
+        assert reached, f"never {state}: {(await product.operate('GET', f'/v1/moves/{move}')).text}"
         await hooked.plainly()
         view = await ended(product, move)
         await writers.more(5)

@@ -1,14 +1,16 @@
 """The row stream: whole or refused, however the network cuts it."""
 
 from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from msgspec import json
 
-from cell.transfer import frames
+from cell.transfer import frames, lanes
 from cell.transfer.frames import BrokenStreamError, Count, Kind, Reader, TableHeader
+from contracts.transfer import Stream, stream_name
 
 HEADER = TableHeader("product", "orders", ("a", "b"))
 
@@ -25,7 +27,7 @@ async def pieces(data: bytes, size: int) -> AsyncIterator[bytes]:
         yield data[start : start + size]
 
 
-async def read(data: bytes, size: int) -> tuple[TableHeader | Count, bytes, list[Count], TableHeader | Count]:
+async def read(data: bytes, size: int) -> tuple[object, bytes, list[Count], object]:
     reader = Reader(pieces(data, size))
     await reader.start()
     header = await reader.table()
@@ -75,3 +77,33 @@ async def test_a_stream_of_several_lanes_is_refused_by_who_reads_one() -> None:
     await reader.start()
     with pytest.raises(BrokenStreamError, match="lane"):
         await reader.next()
+
+
+@pytest.mark.parametrize("size", [0, 5, 31, 33, 1 << 20])
+async def test_a_key_of_another_size_would_seal_nothing_that_can_be_opened(size: int) -> None:
+    with pytest.raises(BrokenStreamError, match=f"a key of {size} bytes"):
+        await read(frames.MAGIC + frames.frame(Kind.KEY, bytes(size)), 1 << 16)
+
+
+def test_the_changes_of_another_tenant_do_not_continue_these_rows() -> None:
+    mine = stream_name("t7", "m1", "out")
+    frames.check_start(Stream(mine, 1), 7)
+    for start in (Stream(mine, 1), Stream("no name of a stream", 1)):
+        with pytest.raises(BrokenStreamError):
+            frames.check_start(start, 8)
+
+
+@pytest.mark.parametrize("kind", [Kind.KEY, Kind.STREAM])
+@pytest.mark.parametrize("late", [False, True])
+async def test_what_stands_before_the_tables_does_not_come_twice_or_later(kind: Kind, late: bool) -> None:
+    payload = bytes(32) if kind is Kind.KEY else json.encode(Stream(stream_name("t7", "m1", "out"), 1))
+    once = frames.frame(kind, payload)
+    table = frames.frame(Kind.TABLE, json.encode(HEADER)) if late else b""
+    with pytest.raises(BrokenStreamError, match="the beginning of a stream, in the middle of it"):
+        await lanes.import_(lane, [], 7, pieces(frames.MAGIC + (table or once) + once, 64))
+
+
+@asynccontextmanager
+async def lane(number: int) -> AsyncIterator[None]:
+    assert number < 0, "a lane is opened"
+    yield

@@ -4,7 +4,11 @@ Each check is a function, so that the same check that must pass must also fail o
 """
 
 import asyncio
+import itertools
+import math
+from collections.abc import Callable, Coroutine
 from contextlib import suppress
+from typing import Any
 
 import asyncpg
 import pytest
@@ -224,32 +228,90 @@ async def test_a_freeze_ends_a_holder_that_is_idle_in_its_transaction(cell: Cell
     assert frozen.cancelled == 1
 
 
-async def test_a_slow_report_behind_a_waiting_lock_would_make_the_tenant_look_frozen(cell: Cell) -> None:
+class InLine:
+    """A connection that counts how often it stood in line for the tenant's lock, and what happens meanwhile."""
+
+    def __init__(
+        self, connection: asyncpg.Connection, meanwhile: Callable[[], Coroutine[Any, Any, None]] | None = None
+    ) -> None:
+        self._connection = connection
+        self._meanwhile = meanwhile
+        self.times = 0
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._connection, name)
+
+    async def execute(self, query: str, *arguments: Any) -> str:
+        stands = query.startswith("SELECT pg_advisory_xact_lock")
+        self.times += stands
+        if not stands or self._meanwhile is None:
+            return str(await self._connection.execute(query, *arguments))
+        async with asyncio.TaskGroup() as group:
+            group.create_task(self._meanwhile())
+            done = group.create_task(self._connection.execute(query, *arguments))
+        return str(done.result())
+
+
+async def test_a_slow_report_behind_a_wanted_lock_would_make_the_tenant_look_frozen(cell: Cell) -> None:
     tenant = await cell.tenant()
-
-    async def never(_: float) -> None:
-        pytest.fail("the tenant looked busy")
-
-    impatient = Shards(cell.databases.shard_map, {cell.shard.name: cell.pool}, never)
-    freezer = await cell.connect("cellwall_transfer")
-    tried = asyncio.Event()
-
-    async def noted(seconds: float) -> None:
-        tried.set()
-        await asyncio.sleep(seconds)
+    connection = await cell.connect("cellwall_transfer")
+    freezer = InLine(connection)
 
     async def wants_the_lock() -> None:
-        async with freezer.transaction():
-            await locks.exclusive(freezer, tenant, Patience(60, 60), asyncio.get_running_loop().time, noted)
+        async with connection.transaction():
+            await locks.exclusive(freezer, tenant, Patience(60, 60), asyncio.get_running_loop().time)
 
     async with cell.shards.enter(context(tenant)):  # the slow report
         waiting = asyncio.create_task(wants_the_lock())
-        await tried.wait()
-        for _ in range(20):
-            async with impatient.enter(context(tenant), read_only=True) as session:
+        while freezer.times < 3:
+            async with cell.shards.enter(context(tenant), read_only=True) as session:
                 assert await session.fetch(COUNTERS)
     await waiting
-    await freezer.close()
+    await connection.close()
+
+
+async def check_a_tenant_is_locked_that_somebody_is_always_in(cell: Cell) -> None:
+    """Between two tries of the loop somebody new comes in before the one before leaves."""
+    tenant = await cell.tenant()
+    inside, coming, connection = await cell.connect(), await cell.connect(), await cell.connect("cellwall_transfer")
+
+    async def enters(user: asyncpg.Connection) -> bool:
+        await user.execute("BEGIN")
+        return bool(await user.fetchval("SELECT pg_try_advisory_xact_lock_shared($1)", tenant))
+
+    async def one_comes_and_one_leaves(_: float) -> None:
+        nonlocal inside, coming
+        assert await enters(coming)
+        await inside.execute("COMMIT")
+        inside, coming = coming, inside
+
+    async def nobody_comes_and_one_leaves() -> None:
+        await cell.waits_for_lock(tenant)
+        assert not await enters(coming)
+        await inside.execute("COMMIT")
+
+    assert await enters(inside)
+    freezer = InLine(connection, nobody_comes_and_one_leaves)
+    seconds = itertools.count(0.0, 0.04)
+    try:
+        async with connection.transaction():
+            timeout = await connection.fetchval("SHOW lock_timeout")
+            await locks.exclusive(freezer, tenant, Patience(2, 60), lambda: next(seconds), one_comes_and_one_leaves)
+            assert freezer.times == 1
+            assert await connection.fetchval("SHOW lock_timeout") == timeout
+    finally:
+        for each in (inside, coming, connection):
+            await each.close()
+
+
+async def test_a_tenant_that_somebody_is_always_in_would_never_be_locked(
+    cell: Cell, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(locks, "IN_LINE_S", 60.0)  # however busy this machine is
+    await check_a_tenant_is_locked_that_somebody_is_always_in(cell)
+    monkeypatch.setattr(locks, "ALWAYS_HELD_S", math.inf)
+    with pytest.raises(locks.LockBusyError):
+        await check_a_tenant_is_locked_that_somebody_is_always_in(cell)
 
 
 async def test_waiting_in_line_is_what_makes_it_look_frozen(cell: Cell) -> None:
