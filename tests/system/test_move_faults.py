@@ -159,11 +159,14 @@ async def outlive(fleet: Fleet, move: str) -> None:
         await connection.close()
 
 
-async def suffer(network: Network, link: str, fault: Fault) -> None:
-    """Let the move go on under a fault, which heals as soon as something has felt it."""
+async def suffer(network: Network, link: str, fault: Fault, *, before: bool = False) -> None:
+    """Let the move go on under a fault, which heals as soon as something has felt it: ``before`` it goes on, where
+    nobody comes this way any more afterwards."""
     proxy = network.proxies.proxies[link]
     network.proxies.set(link, fault)
     try:
+        if before:
+            await until(lambda: met(proxy), f"something that felt the {fault}")
         network.go_on()
         await until(lambda: met(proxy), f"something that felt the {fault}")
     finally:
@@ -308,7 +311,7 @@ async def test_whatever_is_killed_at_a_step_of_a_move_leaves_one_owner_and_no_or
 
 
 LINK_FAULTS = [
-    ("cell-1.public", "holding", Fault.CUT), ("cell-1.public", "frozen", Fault.HALF_OPEN),
+    ("cell-1.public", "holding", Fault.CUT), ("cell-1.public", "preparing", Fault.HALF_OPEN),
     ("cell-2.public", "switching", Fault.DELAY), (CONTROL_PLANE_DB, "holding", Fault.CUT),
     (CONTROL_PLANE_DB, "frozen", Fault.DELAY), (CONTROL_PLANE_DB, "switching", Fault.HALF_OPEN),
 ]  # fmt: skip
@@ -323,7 +326,7 @@ async def test_a_fault_of_a_router_s_or_the_control_plane_s_database_link_breaks
     tenant = await settler(product)
     async with watched(product, tenant) as watchers:
         move = await moving(network, product, tenant, state, SMALL)
-        await suffer(network, link, fault)
+        await suffer(network, link, fault, before=state == "preparing")
         await product.fleet.revive(CONTROL_PLANE)
         await settled(product, tenant, move, state)
         await watchers.more(5)
