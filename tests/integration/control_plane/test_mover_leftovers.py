@@ -1,5 +1,7 @@
 """What no move accounts for is cleaned; what a move accounts for, and what nobody can be sure of, is left alone."""
 
+import asyncio
+
 import pytest
 
 from contracts import transfer
@@ -114,10 +116,13 @@ async def test_the_streams_of_a_move_that_runs_or_waits_are_left_alone(world: Wo
     move_id = await world.start(standby=True)
     with pytest.raises(Killed):
         await world.mover(killed_at("standby")).drive(move_id, term=1)
+    assert await world.reconciler().once(2) == 0
+    driving = asyncio.create_task(world.mover().drive(move_id, term=3))
+    await world.moves.rollback(move_id, OPERATOR)  # waits until the old home follows
+    driving.cancel()
+    await asyncio.gather(driving, return_exceptions=True)
     before = sorted(world.streams())
-    assert await world.reconciler().once(2) == 0
-    await world.moves.rollback(move_id, OPERATOR)
-    assert await world.reconciler().once(2) == 0
+    assert await world.reconciler().once(4) == 0
     assert sorted(world.streams()) == before != []
 
 
