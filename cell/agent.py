@@ -16,6 +16,7 @@ import structlog
 
 from cell.gate import Gate
 from cell.health import Probes
+from cell.shards.borrowing import borrowed
 from cell.shards.session import Shards
 from contracts.fleet import Accepted, Heartbeat, Registration
 from contracts.names import Field
@@ -152,7 +153,8 @@ class Agent:
         total = 0
         for name in self._shards.names:
             try:
-                total += await self._shards.pool(name).fetchval(_ACTIVE_TENANTS, timeout=TIMEOUT_S)
+                async with borrowed(self._shards.pool(name), TIMEOUT_S) as connection:
+                    total += await connection.fetchval(_ACTIVE_TENANTS)
             except Exception as e:  # readiness says why; here any cause means that there is no number to report
                 raise ReportFailedError(f"{name}: {type(e).__name__}") from e
         return total

@@ -258,7 +258,7 @@ async def _serve(configured: ApiSettings, data: Any, inner: Any) -> int:
             Listener(ingress, data),
             Listener(InternalWall(inside, wall, token, time.monotonic), inner),
         ]
-        await stack.enter_async_context(servers.running(transfer.shedder.run()))
+        await stack.enter_async_context(servers.running(transfer.shedder.run))
         reports = await stack.enter_async_context(_agent(configured, databases, health, gate))
         await stack.enter_async_context(_metering(configured, databases, meter, exchange, metrics, reports))
         await servers.serve(listeners, health.drain)
@@ -295,7 +295,7 @@ async def _rebucketing(
     async with (
         pools.following(databases, f"api-{secrets.token_hex(4)}"),
         pools.directory_for_transfer(dsn, password, f"cellwall-shards-{configured.name}") as directory,
-        servers.running(Mover(directory=directory, pools=transfers, clock=clock).run()),
+        servers.running(Mover(directory=directory, pools=transfers, clock=clock).run),
     ):
         yield Rebucketing(directory, transfers)
 
@@ -354,7 +354,7 @@ async def _metering(
             clock=asyncio.get_running_loop().time,
             wall_clock=time.time,
         )
-        async with servers.running(collector.run()):
+        async with servers.running(collector.run):
             yield
 
 
@@ -381,5 +381,5 @@ async def _agent(
             http, cell=configured.name, registration=registration, shards=databases.shards, health=health, gate=gate
         )
         reports = UsageReports(http, cell=configured.name)
-        async with servers.running(agent.run(), reports.run()):
+        async with servers.running(agent.run, reports.run):
             yield reports

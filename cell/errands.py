@@ -31,7 +31,7 @@ from sqlalchemy.sql.functions import func
 from cell import work
 from cell.events.retry import delay_after
 from cell.shards.context import TenantContext
-from cell.shards.errors import FrozenError, NotOursError, ShardError
+from cell.shards.errors import DATABASE_FAILED, FrozenError, NotOursError, ShardError
 from cell.shards.session import Shards, TenantSession
 from cell.shards.sql import prepare
 from cell.shards.tables import now_column
@@ -215,7 +215,7 @@ class Errands:
             async with self._shards.enter(context(tenant, self.kind)) as session:
                 if await self._queue.again(session, key, attempt, delay, failed=False):
                     await self._queue.wake(session)
-        except (ShardError, OSError, asyncpg.PostgresError, asyncpg.InterfaceError) as e:
+        except (ShardError, *DATABASE_FAILED) as e:
             _log.warning("errand_not_given_back", **self._fields(tenant, key), **{Field.REASON: str(e)})
 
     def _fields(self, tenant: int, key: UUID) -> dict[str, str]:

@@ -6,10 +6,11 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
-import asyncpg
 from litestar import Response, get
 from litestar.handlers import HTTPRouteHandler
 
+from cell.shards.borrowing import borrowed
+from cell.shards.errors import DATABASE_FAILED
 from cell.shards.pools import Databases
 
 CHECK_TIMEOUT_S: Final = 2.0
@@ -96,8 +97,8 @@ class Health(Probes):
 
 async def _schema(pool: Any, query: str, name: str, expected: str) -> str:
     try:
-        async with asyncio.timeout(CHECK_TIMEOUT_S), pool.acquire() as connection:
+        async with borrowed(pool, CHECK_TIMEOUT_S) as connection:
             found = await connection.fetchval(query)
-    except (OSError, TimeoutError, asyncpg.PostgresError, asyncpg.InterfaceError) as e:
+    except DATABASE_FAILED as e:
         return f"{name} cannot be reached ({type(e).__name__})"
     return "" if found == expected else f"{name} has schema {found}, this version needs {expected}"

@@ -9,6 +9,7 @@ from collections.abc import AsyncIterator, Callable, Coroutine, Iterator, Sequen
 from dataclasses import dataclass
 from typing import Any, Final
 
+import structlog
 import uvicorn
 import uvloop
 
@@ -16,7 +17,10 @@ from contracts import routes
 
 KEEP_ALIVE_S: Final = 75  # outlives the routers' idle connections (55 s): a router never finds one closed
 STOP_S: Final = 20  # how long requests in flight may still take
+AGAIN_S: Final = 1.0  # until work beside the servers that failed begins again
 _BACKLOG: Final = 2048
+
+_log = structlog.get_logger()
 
 
 class ListenError(Exception):
@@ -86,17 +90,35 @@ async def serve(listeners: Sequence[Listener], stopping: Callable[[], None]) -> 
 
 
 @contextlib.asynccontextmanager
-async def running(*work: Coroutine[Any, Any, None]) -> AsyncIterator[None]:
-    """Work beside the servers, cancelled at the end and then awaited."""
-    tasks = [asyncio.get_running_loop().create_task(each) for each in work]
+async def running(*work: Callable[[], Coroutine[Any, Any, None]]) -> AsyncIterator[None]:
+    """Work beside the servers that has no end of its own, cancelled with them and then awaited.
+
+    Whatever ends it before is logged, and it begins again after `AGAIN_S`: a cell whose agent had died unnoticed would
+    serve, and count as dead.
+    """
+    stopping = asyncio.Event()
+    tasks = [asyncio.get_running_loop().create_task(_kept(each, stopping)) for each in work]
     try:
         yield
     finally:
+        stopping.set()
         for task in tasks:
             task.cancel()
         for result in await asyncio.gather(*tasks, return_exceptions=True):
-            if isinstance(result, Exception):
+            if isinstance(result, Exception):  # of the last turn, on its way out
                 raise result
+
+
+async def _kept(work: Callable[[], Coroutine[Any, Any, None]], stopping: asyncio.Event) -> None:
+    while True:
+        turn: Any = work()
+        try:
+            await turn
+        except Exception:
+            if stopping.is_set():  # its cancellation is lost with the failure
+                raise
+            _log.exception("background_work_failed", work=turn.__qualname__)
+        await asyncio.sleep(AGAIN_S)
 
 
 def _server(application: Any) -> uvicorn.Server:

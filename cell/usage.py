@@ -12,7 +12,6 @@ from collections.abc import Awaitable, Callable, Mapping
 from contextlib import suppress
 from typing import Final
 
-import asyncpg
 import msgspec
 import structlog
 from redis.asyncio import Redis
@@ -21,6 +20,7 @@ from redis.exceptions import RedisError
 from cell.apportion import PLATFORM, Backend, Foreigners, Ledger, Parts
 from cell.metering import Line, Measures, Meter, merged, percentile_ms
 from cell.shards import pools
+from cell.shards.errors import DATABASE_FAILED
 from cell.shards.session import Pool
 from cell.usage_metrics import UsageMetrics
 from contracts import ids
@@ -236,7 +236,7 @@ class _Account:
 
     async def look(self) -> None:
         """See who else uses the database."""
-        with suppress(OSError, TimeoutError, asyncpg.PostgresError, asyncpg.InterfaceError):
+        with suppress(*DATABASE_FAILED):
             rows = await self._pool.fetch(_BACKENDS, pools.APP_ROLE, timeout=QUERY_TIMEOUT_S)
             self._foreigners.look(
                 Backend(row["pid"], row["statement"], row["elapsed"], row["running"], row["ours"])
@@ -251,7 +251,7 @@ class _Account:
             self._waiting[tenant] = self._waiting.get(tenant, 0.0) + seconds
         try:
             now_ms = float(await self._pool.fetchval(_ACTIVE_MS, timeout=QUERY_TIMEOUT_S))
-        except (OSError, TimeoutError, asyncpg.PostgresError, asyncpg.InterfaceError) as e:
+        except DATABASE_FAILED as e:
             fields = {Field.SHARD: self._shard, Field.REASON: f"{type(e).__name__}: {e}"}
             _log.warning("usage_counter_unread", **fields)
             return Parts(0.0, {}, 0.0, 0.0)

@@ -11,10 +11,10 @@ from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from functools import partial
 from socket import socket
 from typing import Final
 
-import asyncpg
 import structlog
 from litestar import Litestar, Response, get
 from prometheus_client import CONTENT_TYPE_LATEST, CollectorRegistry, generate_latest
@@ -39,7 +39,7 @@ from cell.modules.webhooks import public as webhooks
 from cell.schema import migrate
 from cell.settings import WorkerSettings
 from cell.shards import pools
-from cell.shards.errors import DirectoryError, ShardError, ShardUnavailableError
+from cell.shards.errors import DATABASE_FAILED, DirectoryError, ShardError, ShardUnavailableError
 from cell.shards.pools import Databases
 from cell.shards.session import Shards, Spent
 from cell.transfer.api import ACCESS, token_guard
@@ -75,11 +75,9 @@ async def _serve(configured: WorkerSettings, listener: socket) -> int:
         group.create_task(worker.pump.run())
         for each in worker.rooms:
             group.create_task(each.run())
-        beside = [group.create_task(work) for work in (worker.publisher.run(), _tidy(worker))]
-        _log.info("worker_started", consumers=[consumer.name for consumer in CONSUMERS])
-        await servers.serve([servers.Listener(worker.application, listener)], worker.stop)
-        for task in beside:
-            task.cancel()
+        async with servers.running(worker.publisher.run, partial(_tidy, worker)):
+            _log.info("worker_started", consumers=[consumer.name for consumer in CONSUMERS])
+            await servers.serve([servers.Listener(worker.application, listener)], worker.stop)
     _log.info("worker_stopped")
     return 0
 
@@ -204,7 +202,7 @@ async def _tidy(worker: Worker) -> None:
         try:
             deleted = await reports.tidy(worker.files, worker.shards, datetime.now(UTC))
             _log.info("files_tidied", deleted=deleted)
-        except (BlobError, ShardError, OSError, asyncpg.PostgresError, asyncpg.InterfaceError) as e:
+        except (BlobError, ShardError, *DATABASE_FAILED) as e:
             _log.warning("files_not_tidied", **{Field.REASON: f"{type(e).__name__}: {e}"})
         await asyncio.sleep(TIDY_S)
 

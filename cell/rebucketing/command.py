@@ -7,13 +7,11 @@ import asyncio
 import sys
 from typing import Final, TextIO
 
-import asyncpg
-
 from cell.rebucketing.plan import PlanError
 from cell.rebucketing.service import Rebucketing
 from cell.settings import EXIT_MISCONFIGURED, ShardsSettings
 from cell.shards import directory, pools
-from cell.shards.errors import DirectoryError
+from cell.shards.errors import DATABASE_FAILED, DirectoryError
 from contracts.shards import ShardMoveLine, ShardsReport, ShardWish
 
 POLL_S: Final = 0.5
@@ -26,7 +24,7 @@ def run(configured: ShardsSettings, wish: ShardWish | None, *, wait: bool) -> in
     except PlanError as e:
         sys.stderr.write(f"cell: {e}\n")
         return EXIT_MISCONFIGURED
-    except (OSError, asyncpg.PostgresError, asyncpg.InterfaceError, DirectoryError) as e:
+    except (*DATABASE_FAILED, DirectoryError) as e:
         sys.stderr.write(f"cell: a database of the cell cannot be used: {e}\n")
         return 1
     return 0

@@ -14,13 +14,12 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import asynccontextmanager
 from typing import Final
 
-import asyncpg
 import structlog
 
 from cell.rebucketing import copying, shard, store
 from cell.rebucketing.shard import BusyError
 from cell.rebucketing.store import Move, SupersededError
-from cell.shards.errors import DirectoryError
+from cell.shards.errors import DATABASE_FAILED, DirectoryError
 from cell.shards.session import Pool
 from cell.transfer.catalogue import CatalogueError
 from cell.transfer.frames import BrokenStreamError
@@ -38,10 +37,7 @@ HOLD_AGAIN_S: Final = 1.0
 _TURN: Final = 0x73686172  # the advisory lock of whoever carries out moves
 
 _FAILED: Final = (
-    OSError,
-    TimeoutError,
-    asyncpg.PostgresError,
-    asyncpg.InterfaceError,
+    *DATABASE_FAILED,
     BrokenStreamError,
     CatalogueError,
     DirectoryError,

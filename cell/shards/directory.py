@@ -2,14 +2,17 @@
 
 import asyncio
 from collections.abc import AsyncIterator, Mapping, Sequence
-from contextlib import asynccontextmanager, suppress
+from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from typing import Any, Final
 
 import asyncpg
+import structlog
 
-from cell.shards.errors import DirectoryError, ShardUnavailableError
+from cell.shards.borrowing import borrowed
+from cell.shards.errors import DATABASE_FAILED, DirectoryError, ShardError, ShardUnavailableError
 from contracts import ids
+from contracts.names import Field
 
 REFRESH_TIMEOUT_S: Final = 2.0
 FOLLOW_S: Final = 1.0
@@ -21,6 +24,8 @@ _REPORT: Final = (
     "INSERT INTO processes (name, shards) VALUES ($1, $2)"
     " ON CONFLICT (name) DO UPDATE SET shards = excluded.shards, seen_at = now()"
 )
+
+_log = structlog.get_logger()
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,11 +96,7 @@ class LiveMap:
                 await self._ask()
 
     async def _ask(self) -> None:
-        async with (
-            answered(),
-            asyncio.timeout(REFRESH_TIMEOUT_S),
-            self._directory.acquire() as connection,
-        ):
+        async with answered(), borrowed(self._directory, REFRESH_TIMEOUT_S) as connection:
             revision = await connection.fetchval(_REVISION)
             if revision != self._revision:
                 self._map, self._revision = await load(connection), revision
@@ -103,20 +104,22 @@ class LiveMap:
     async def follow(self, process: str, shards: Sequence[str]) -> None:
         """Until cancelled: refresh now and then, and say which shards ``process`` has connections to."""
         while True:
-            with suppress(ShardUnavailableError):
+            try:
                 await self.report(process, shards)
                 await self.refresh()
+            except ShardError as e:
+                _log.warning("directory_not_followed", **{Field.REASON: str(e)})
             await asyncio.sleep(FOLLOW_S)
 
     async def report(self, process: str, shards: Sequence[str]) -> None:
         """Say that ``process`` lives and has connections to ``shards``: nothing moves to one that it does not know."""
-        async with answered(), asyncio.timeout(REFRESH_TIMEOUT_S):
-            await self._directory.execute(_REPORT, process, list(shards))
+        async with answered(), borrowed(self._directory, REFRESH_TIMEOUT_S) as connection:
+            await connection.execute(_REPORT, process, list(shards))
 
     async def leave(self, process: str) -> None:
         """``process`` ends. One that could not say so counts as alive for `ALIVE_S` more seconds."""
-        async with answered(), asyncio.timeout(REFRESH_TIMEOUT_S):
-            await self._directory.execute(_LEAVE, process)
+        async with answered(), borrowed(self._directory, REFRESH_TIMEOUT_S) as connection:
+            await connection.execute(_LEAVE, process)
 
 
 @asynccontextmanager
@@ -124,7 +127,7 @@ async def answered() -> AsyncIterator[None]:
     """Raises `ShardUnavailableError` for whatever a directory that is away causes."""
     try:
         yield
-    except (OSError, TimeoutError, asyncpg.PostgresError, asyncpg.InterfaceError) as e:
+    except DATABASE_FAILED as e:
         raise ShardUnavailableError(f"the directory cannot be read: {e or type(e).__name__}") from e
 
 

@@ -1,5 +1,13 @@
 """What a tenant session can fail with. The ingress turns each into one answer; a worker skips the tenant."""
 
+from typing import Final
+
+import asyncpg
+
+# Whatever a database that is away, ends or restarts can cause. InternalClientError is how asyncpg meets a server that
+# said goodbye on an idle connection, or died in the middle of an operation.
+DATABASE_FAILED: Final = (OSError, asyncpg.PostgresError, asyncpg.InterfaceError, asyncpg.InternalClientError)
+
 
 class ShardError(Exception):
     """Base of all errors of this package."""

@@ -12,7 +12,7 @@ import msgspec
 
 from cell.shards import directory
 from cell.shards.directory import LiveMap, Shard, ShardMap
-from cell.shards.errors import ShardUnavailableError
+from cell.shards.errors import DATABASE_FAILED, ShardUnavailableError
 from cell.shards.session import Pool, Shards, Spent, unmetered
 
 CONNECT_TIMEOUT_S: Final = 5.0
@@ -68,7 +68,7 @@ async def opened(
         try:
             async with asyncio.timeout(CONNECT_TIMEOUT_S):
                 shard_map = await directory.live(catalogue)
-        except (OSError, TimeoutError, asyncpg.PostgresError, asyncpg.InterfaceError) as e:
+        except DATABASE_FAILED as e:
             raise ShardUnavailableError(f"the directory cannot be read: {e or type(e).__name__}") from e
         pools = {
             shard.name: await stack.enter_async_context(app_pool(shard, app_password, size, application))

@@ -4,7 +4,6 @@ import hmac
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from typing import Any, Final, TypeVar
 
-import asyncpg
 import msgspec
 from litestar import Request, Response, Router, get, post
 from litestar.connection import ASGIConnection
@@ -13,6 +12,7 @@ from litestar.handlers import BaseRouteHandler, HTTPRouteHandler
 from litestar.params import FromPath, FromQuery
 from litestar.response import Stream
 
+from cell.shards.errors import DATABASE_FAILED
 from cell.transfer.service import Transfer
 from contracts import ids, problems, transfer
 from contracts.problems import ProblemError
@@ -180,7 +180,7 @@ def router(service: Transfer, more: Sequence[Router] = ()) -> Router:
     return Router(
         path="/transfer/v1",
         dependencies={"service": Provide(provide), "target": Provide(target_of)},
-        exception_handlers=dict.fromkeys((asyncpg.PostgresError, asyncpg.InterfaceError, OSError), unreachable),
+        exception_handlers=dict.fromkeys(DATABASE_FAILED, unreachable),
         route_handlers=[
             cell, tenants, status, provision, prepare, freeze, export, import_, checksum, activate, restore, release,
             abort, purge, *more,

@@ -11,6 +11,7 @@ from typing import Any, Final
 
 import asyncpg
 
+from cell.shards.errors import DATABASE_FAILED
 from cell.transfer import compaction
 from cell.transfer.catalogue import TenantTable
 from cell.transfer.compaction import Run
@@ -133,7 +134,7 @@ async def originated(connection: Any, stream: str) -> AsyncIterator[Any]:
 async def _leave(connection: Any) -> None:
     try:
         await connection.execute("SELECT pg_replication_origin_session_reset()")
-    except (asyncpg.PostgresError, asyncpg.InterfaceError, OSError):
+    except DATABASE_FAILED:
         connection.terminate()  # never back into the pool as somebody else
     except BaseException:
         connection.terminate()

@@ -8,9 +8,9 @@ from collections.abc import Callable, Mapping
 from contextlib import suppress
 from typing import Final
 
-import asyncpg
 import structlog
 
+from cell.shards.errors import DATABASE_FAILED
 from cell.shards.session import Pool
 from cell.transfer import catalogue, locks, rows
 from cell.transfer import fence as fences
@@ -44,7 +44,7 @@ class Shedder:
             self._woken.clear()
             try:
                 await self.sweep()
-            except (OSError, LockBusyError, asyncpg.PostgresError, asyncpg.InterfaceError) as e:
+            except (*DATABASE_FAILED, LockBusyError) as e:
                 _log.warning("rows_not_shed", reason=str(e))
             with suppress(TimeoutError):
                 async with asyncio.timeout(EVERY_S):

@@ -8,6 +8,7 @@ from litestar import Request, Router, get, post
 from litestar.di import NamedDependency, Provide
 from litestar.params import FromQuery, QueryParameter
 
+from cell.shards.errors import DATABASE_FAILED
 from cell.shards.session import Pool
 from cell.transfer.api import ACCESS, unreachable
 from cell.zero import database, preflight, quarantine
@@ -64,6 +65,6 @@ def router(pool: Pool) -> Router:
     return Router(
         path="/transfer/v1/zero",
         dependencies={"shop": Provide(provide)},
-        exception_handlers=dict.fromkeys((asyncpg.PostgresError, asyncpg.InterfaceError, OSError), unreachable),
+        exception_handlers=dict.fromkeys(DATABASE_FAILED, unreachable),
         route_handlers=[customers, enrol, check, quarantined],
     )

@@ -5,7 +5,7 @@ import contextlib
 import secrets
 import sys
 import time
-from collections.abc import AsyncIterator, Coroutine, Sequence
+from collections.abc import AsyncIterator, Callable, Coroutine, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -26,6 +26,7 @@ from cell.modules.catalog.public import CONSUMERS
 from cell.schema import migrate
 from cell.servers import Listener
 from cell.shards.directory import Shard, ShardMap
+from cell.shards.errors import DATABASE_FAILED
 from cell.shards.session import Pool, Shards
 from cell.transfer import api as transfer_api
 from cell.transfer import streams_api
@@ -68,7 +69,7 @@ class Zero:
     health: ZeroHealth
     shadows: Shadows
     transfer: ZeroTransfer
-    tasks: Sequence[Coroutine[Any, Any, None]]
+    tasks: Sequence[Callable[[], Coroutine[Any, Any, None]]]
 
 
 def internal(health: Probes, registry: CollectorRegistry, token: str, *routers: Router) -> Litestar:
@@ -142,12 +143,15 @@ async def composed(configured: AmbassadorSettings) -> AsyncIterator[Zero]:
             wall=_wall(configured, metrics),
             clock=time.monotonic,
         )
-        keep = gate.keep(lambda: _connect(dsn), asyncio.sleep)
+
+        async def keep() -> None:
+            await gate.keep(lambda: _connect(dsn), asyncio.sleep)
+
         watch = Watch(pool, metrics.registry)
-        tasks: list[Coroutine[Any, Any, None]] = [keep, shadows.run(), watch.run(), transfer.shedder.run()]
+        tasks = [keep, shadows.run, watch.run, transfer.shedder.run]
         agent = await _agent(stack, configured, pool, health, gate)
         if agent is not None:
-            tasks.append(agent.run())
+            tasks.append(agent.run)
         yield Zero(ingress, inside, gate, health, shadows, transfer, tasks)
 
 
@@ -217,7 +221,7 @@ def run(configured: AmbassadorSettings) -> int:
     with data, inner:
         try:
             return servers.run(_serve(configured, data, inner))
-        except (DoorError, OSError, TimeoutError, asyncpg.PostgresError, asyncpg.InterfaceError) as e:
+        except (DoorError, *DATABASE_FAILED) as e:
             sys.stderr.write(f"cell zero: {e or type(e).__name__}\n")
             return 1
 

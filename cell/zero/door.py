@@ -15,12 +15,11 @@ from contextlib import asynccontextmanager, contextmanager
 from datetime import datetime, timedelta
 from typing import Any, Final
 
-import asyncpg
 import structlog
 
 from cell.gate import Gate
 from cell.shards.context import TenantContext
-from cell.shards.errors import FrozenError, NotOursError, ShardUnavailableError
+from cell.shards.errors import DATABASE_FAILED, FrozenError, NotOursError, ShardUnavailableError
 from cell.shards.session import Pool
 from contracts.names import Field
 
@@ -46,7 +45,6 @@ _OLDER: Final = (
     " WHERE database = current_database() AND prepared < $1) found"
 )
 _MAY_SEE: Final = "SELECT pg_has_role(current_user, 'pg_read_all_stats', 'usage')"
-_AWAY: Final = (OSError, TimeoutError, asyncpg.PostgresError, asyncpg.InterfaceError, asyncpg.InternalClientError)
 
 _log = structlog.get_logger()
 
@@ -86,7 +84,7 @@ class Door(Gate):
         try:
             async with asyncio.timeout(READ_TIMEOUT_S), self._pool.acquire() as connection:
                 row = await connection.fetchrow(_ROW, context.tenant)
-        except _AWAY as e:
+        except DATABASE_FAILED as e:
             raise ShardUnavailableError(f"the monolith's database: {type(e).__name__}") from e
         if row is None:
             raise NotOursError
@@ -162,7 +160,7 @@ class Door(Gate):
                 async with _session(connect) as connection:
                     if await connection.fetchval("SELECT pg_try_advisory_lock($1)", _SOLE):
                         await self._hold(connection, sleep)
-            except _AWAY as e:
+            except DATABASE_FAILED as e:
                 _log.warning("sole_lock_lost", **{Field.REASON: type(e).__name__})
             finally:
                 self._since = None

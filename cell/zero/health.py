@@ -8,6 +8,8 @@ import asyncpg
 
 from cell.health import CHECK_TIMEOUT_S, Probes
 from cell.schema import migrate
+from cell.shards.borrowing import borrowed
+from cell.shards.errors import DATABASE_FAILED
 from cell.shards.session import Pool
 from cell.zero.door import Door
 
@@ -31,11 +33,11 @@ class ZeroHealth(Probes):
 
     async def _database(self) -> str:
         try:
-            async with asyncio.timeout(CHECK_TIMEOUT_S), self._pool.acquire() as connection:
+            async with borrowed(self._pool, CHECK_TIMEOUT_S) as connection:
                 found = await connection.fetchval(_SCHEMA)
         except asyncpg.UndefinedTableError:
             found = _NONE
-        except (OSError, TimeoutError, asyncpg.PostgresError, asyncpg.InterfaceError) as e:
+        except DATABASE_FAILED as e:
             return f"the monolith's database cannot be reached ({type(e).__name__})"
         expected = migrate.head(migrate.SHARD)
         return "" if found == expected else f"our schema is {found} and this version needs {expected}: run install"

@@ -10,9 +10,7 @@ from collections.abc import Iterable
 from typing import Any, Final
 from urllib.parse import parse_qs
 
-import asyncpg
-
-from cell.shards.errors import ShardUnavailableError
+from cell.shards.errors import DATABASE_FAILED, ShardUnavailableError
 from cell.shards.session import Pool
 from contracts import problems
 from contracts.problems import ProblemError
@@ -63,7 +61,7 @@ class Sessions:
         try:
             async with asyncio.timeout(_TIMEOUT_S), self._pool.acquire() as connection:
                 owners: list[Any] = await connection.fetch(_OWNERS, sids)
-        except (OSError, TimeoutError, asyncpg.PostgresError, asyncpg.InterfaceError) as e:
+        except DATABASE_FAILED as e:
             raise ShardUnavailableError(f"the monolith's database: {type(e).__name__}") from e
         if any(row["knr"] != knr for row in owners):
             raise ProblemError(problems.UNAUTHENTICATED, "The session is not this tenant's.")

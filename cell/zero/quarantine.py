@@ -11,10 +11,10 @@ from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
-import asyncpg
 import structlog
 from prometheus_client import CollectorRegistry, Gauge
 
+from cell.shards.errors import DATABASE_FAILED
 from cell.shards.session import Pool
 from cell.zero import shop
 from cell.zero.parts import Part, part_of
@@ -165,6 +165,6 @@ class Watch:
             try:
                 await look(self._pool)
                 self._waiting.set(await self._pool.fetchval(_COUNT))
-            except (asyncpg.PostgresError, asyncpg.InterfaceError, OSError) as e:
+            except DATABASE_FAILED as e:
                 _log.warning("quarantine_look_failed", **{Field.REASON: f"{type(e).__name__}: {e}"})
             await self._sleep(self._every_s)

@@ -19,6 +19,7 @@ import httpx
 import msgspec
 import structlog
 
+from cell.shards.errors import DATABASE_FAILED
 from cell.shards.session import Pool
 from cell.zero.exchange import Headers, Upstream, pieces
 from cell.zero.modern import As, ModernCell, is_not_theirs
@@ -181,7 +182,7 @@ class Shadows:
         while True:
             try:
                 await self.refresh()
-            except (OSError, TimeoutError, asyncpg.PostgresError, asyncpg.InterfaceError):
+            except DATABASE_FAILED:
                 await self._sleep(RETRY_S)
             else:
                 return

@@ -22,7 +22,9 @@ from tests.system.writers import writing
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 
 NOTHING_CHANGED = "4 unchanged"
-SMALL = FleetSpec(cells=(LocalCellSpec("cell-1", shards=1),), workers=1)
+# Nobody is refused because this machine was slow to start a cell anew.
+PATIENT = ("--hold-s", "60", "--request-s", "80")
+SMALL = FleetSpec(cells=(LocalCellSpec("cell-1", shards=1),), workers=1, router_arguments=PATIENT)
 
 
 @pytest_asyncio.fixture(scope="module", loop_scope="module")

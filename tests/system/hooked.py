@@ -7,7 +7,6 @@ from infra.local.fleet import Fleet
 from infra.local.spec import CONTROL_PLANE
 from tests.system.paused_control_plane import VARIABLE
 from tests.system.product import Product
-from tests.system.waiting import until
 
 
 class Hooked:
@@ -35,10 +34,4 @@ class Hooked:
         await self.fleet.stop(CONTROL_PLANE)
         await self.fleet.revive(CONTROL_PLANE)
         async with Product.at(self.fleet) as product:
-
-            async def heard() -> bool:
-                cells = (await product.operate("GET", "/v1/cells")).json()["cells"]
-                routers = (await product.operate("GET", "/v1/routers")).json()["routers"]
-                return all(cell["healthy"] for cell in cells) and all(router["live"] for router in routers)
-
-            await until(heard, "the return of every cell and router")
+            await product.well()

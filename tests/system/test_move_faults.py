@@ -113,13 +113,7 @@ async def product(fleet: Fleet) -> AsyncIterator[Product]:
 
 async def settler(product: Product) -> Tenant:
     """A tenant with rows in cell-1, once every cell and router is well again."""
-
-    async def well() -> bool:
-        cells = (await product.operate("GET", "/v1/cells")).json()["cells"]
-        routers = (await product.operate("GET", "/v1/routers")).json()["routers"]
-        return all(cell["healthy"] for cell in cells) and all(router["live"] for router in routers)
-
-    await until(well, "the health of every cell and router")
+    await product.well()
     tenant = await product.tenant_in("cell-1")
     await grow(product, tenant, "cell-1", ROWS)
     return tenant
