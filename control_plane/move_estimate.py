@@ -10,14 +10,16 @@ from control_plane.cell_client import CellAddress, CellClient, CellError, CellRe
 from control_plane.move import Path
 
 # What a hold costs (loopback, two shards on two cores): a fixed part, and of a small tenant rows copied and compared.
-HOLD_FIXED_MS: Final = 60.0
-HOLD_ROWS_PER_MS: Final = 25.0
+HOLD_FIXED_MS: Final = 95.0
+HOLD_ROWS_PER_MS: Final = 110.0
 HOLD_LARGE_MS: Final = 90.0  # the last changes, and the comparison of what was touched
 HOLD_MOST_MS: Final = 4000.0  # of an estimate: what takes longer might not fit into `move.Budgets.hold_s`
 COPY_ROWS_PER_S: Final = 150_000.0
 COPY_FIXED_S: Final = 0.5
 COPY_BYTES_PER_S: Final = 40e6
 
+# Up to here a small move holds as briefly as a large one (ADR 0032).
+BRIEF_ROWS: Final = 5_000
 # Above any of these the copy would make a small move's hold long, and might not fit into it (`move.Budgets.hold_s`).
 SMALL_ROWS: Final = 50_000
 SMALL_BYTES: Final = 32 << 20
@@ -44,10 +46,19 @@ class Weight:
         """Whether all of it can be copied while the tenant stands still."""
         return self.rows <= SMALL_ROWS and self.bytes <= SMALL_BYTES and self.blob_bytes <= SMALL_BLOB_BYTES
 
+    @property
+    def gains_from_a_stream(self) -> bool:
+        """Whether it fits, but would be held longer for its copy than a large move holds; and nothing is in the way."""
+        brief = self.rows <= BRIEF_ROWS or bool(self.hold_ms)  # where the cell has to look at each row in either case
+        return self.fits_the_hold and not brief and self.streams and not self.obstacles
+
 
 @dataclass(frozen=True, slots=True)
 class Estimate:
-    """A move that may begin. ``copy_s`` is the time that the copy takes, ``hold_ms`` that for which routers hold."""
+    """A move that may begin. ``copy_s`` is the time that the copy takes, ``hold_ms`` that for which routers hold.
+
+    ``passing``: by the large path, for the shorter hold alone, so that its standby is finalized at once.
+    """
 
     tenant: str
     slug: str
@@ -57,6 +68,7 @@ class Estimate:
     weight: Weight
     copy_s: float
     hold_ms: float
+    passing: bool = False
 
     @property
     def rows(self) -> int:
@@ -89,12 +101,13 @@ async def _counted(client: CellClient, cell: CellAddress, tenant: TenantId, slug
 
 
 def path_of(weight: Weight, slug: str, *, standby: bool) -> Path:
-    """Small where all of it fits into the hold, else large; ``standby`` wants the lossless way back in any case.
+    """Small where all of it fits into the hold and a stream gains nothing, else large; ``standby`` wants the lossless
+    way back in any case.
 
     `ProblemError` where a large move is needed and cannot be, with what would help. Pure.
     """
     if weight.fits_the_hold and not standby:
-        return Path.SMALL
+        return Path.LARGE if weight.gains_from_a_stream else Path.SMALL
     if not weight.streams:
         if standby:
             raise ProblemError(

@@ -78,8 +78,9 @@ class Moves:
     ) -> History:
         """Plan a move of the tenant (id or slug) to a cell; `ProblemError` 409 says why it cannot be and what to do.
 
-        A large move ends as a standby until it is finalized: on request, or ``finalize_after_s`` after its switch.
-        ``standby`` asks for that also where the tenant is small. ``needs_standby``: refuse where there will be none.
+        A large move ends as a standby until it is finalized: on request, or ``finalize_after_s`` after its switch; at
+        once where the tenant is small enough to need none. ``standby`` asks for one also there. ``needs_standby``:
+        refuse where there will be none.
         """
         e = await self.estimate(ref, to, standby=standby, needs_standby=needs_standby)
         async with self._engine.begin() as conn:
@@ -88,8 +89,9 @@ class Moves:
             await reserve(conn, to)
             expected = Progress(rows_expected=e.weight.rows, bytes_expected=e.weight.bytes)
             move_id = await self._plan(
-                conn, tenant, to, Kind.MOVE, actor, path=e.path, expected=expected, finalize_after_s=finalize_after_s
-            )
+                conn, tenant, to, Kind.MOVE, actor, path=e.path, expected=expected,
+                finalize_after_s=0.0 if e.passing else finalize_after_s,
+            )  # fmt: skip
             if claim is not None:
                 await claim(conn, move_id)
             return await _history(conn, move_id)
@@ -103,12 +105,18 @@ class Moves:
             source, target = await _checked(conn, tenant, to, returning=returning)
         weight = await weigh(self._client, source.target, tenant_of(tenant.number), tenant.slug)
         path = path_of(weight, tenant.slug, standby=standby)
-        if needs_standby and path is Path.SMALL:
+        passing = weight.gains_from_a_stream and not standby
+        if needs_standby and (passing or path is Path.SMALL):
             raise _no_standby(tenant)
         if path is Path.LARGE:
-            await check_room(self._client, source.target, target.target, tenant_of(tenant.number))
+            try:
+                await check_room(self._client, source.target, target.target, tenant_of(tenant.number))
+            except ProblemError:
+                if not passing:
+                    raise
+                passing, path = False, Path.SMALL
         copy_s, hold_ms = timing(weight, path)
-        return Estimate(tenant_of(tenant.number), tenant.slug, tenant.cell, to, path, weight, copy_s, hold_ms)
+        return Estimate(tenant_of(tenant.number), tenant.slug, tenant.cell, to, path, weight, copy_s, hold_ms, passing)
 
     async def cancel(self, move_id: str, actor: Actor) -> History:
         """Ask for a cancellation. It wins if it comes before the decision; on the way back it changes nothing."""
@@ -172,8 +180,9 @@ class Moves:
             await reserve(conn, undone.source, returning=True)
             expected = Progress(rows_expected=e.weight.rows, bytes_expected=e.weight.bytes)
             new_id = await self._plan(
-                conn, tenant, undone.source, Kind.ROLLBACK, actor, undoes=undone.id, path=e.path, expected=expected
-            )
+                conn, tenant, undone.source, Kind.ROLLBACK, actor, undoes=undone.id, path=e.path, expected=expected,
+                finalize_after_s=0.0 if e.passing else None,
+            )  # fmt: skip
             return await _history(conn, new_id)
 
     async def _following(self, undone: Move) -> Move:

@@ -23,6 +23,7 @@ DROPPED_AT_ONCE: Final = 20_000  # rows: some tenths of a second
 SAMPLE: Final = 1000  # rows of a table, to tell the bytes of all
 ESTIMATE_MAX: Final = 100_000  # rows of one table that an estimate counts
 
+NO_ROWS: Final = b"PGCOPY\n\xff\r\n\0" + bytes(8) + b"\xff\xff"  # PostgreSQL's binary COPY of nothing
 # Without triggers, as replication writes. `cell migrate` gives the transfer role the right to it; whoever else writes
 # rows as a whole is only slower without it, because children come after their parents and go before them.
 AS_REPLICA: Final = "SET LOCAL session_replication_role = 'replica'"
@@ -104,11 +105,16 @@ async def _produce(
     try:
         for piece in before:
             await queue.put(piece)
+        filled = await _filled(connection, tables, tenant)
         for table in tables:
             header = TableHeader(table.schema, table.name, table.columns)
             await queue.put(frames.frame(Kind.TABLE, msgspec.json.encode(header)))
-            status = await connection.copy_from_query(all_of(table, tenant), output=put, format="binary")
-            copied = int(status.rpartition(" ")[2])
+            copied = 0
+            if table not in filled:
+                await put(NO_ROWS)
+            else:
+                status = await connection.copy_from_query(all_of(table, tenant), output=put, format="binary")
+                copied = int(status.rpartition(" ")[2])
             rows += copied
             await queue.put(frames.frame(Kind.TABLE_END, msgspec.json.encode(Count(copied))))
         totals = Count(rows, len(tables), size)
@@ -117,6 +123,13 @@ async def _produce(
         await queue.put(None)  # the reader comes to await this task, and finds the failure
         raise
     await queue.put(None)
+
+
+async def _filled(connection: Any, tables: Sequence[TenantTable], tenant: int) -> set[TenantTable]:
+    """The tables in which the tenant has rows, in one trip: most tenants use some of the tables."""
+    found = ", ".join(f"EXISTS (SELECT FROM {t.quoted} WHERE tenant_id = $1)" for t in tables)
+    flags = await connection.fetchval(f"SELECT ARRAY[{found}]::boolean[]", tenant)
+    return {table for table, filled in zip(tables, flags, strict=True) if filled}
 
 
 def all_of(table: TenantTable, tenant: int) -> str:
@@ -167,15 +180,20 @@ async def import_(
 
 async def _copy_in(connection: Any, table: TenantTable, tenant: int, reader: frames.Reader) -> tuple[int, int]:
     ended: list[Count] = []
-    size = 0
+    pieces = reader.rows(ended)
+    first, second = await anext(pieces, b""), await anext(pieces, b"")
+    size = len(first) + len(second)
 
     async def source() -> AsyncIterator[bytes]:
         nonlocal size
-        async for piece in reader.rows(ended):
+        yield first
+        yield second
+        async for piece in pieces:
             size += len(piece)
             yield piece
 
-    copied = await copy_in(connection, table, tenant, source())
+    empty = first == NO_ROWS and not second
+    copied = 0 if empty else await copy_in(connection, table, tenant, source())
     if not ended or copied != ended[0].rows:
         raise BrokenStreamError(f"{table.label}: {copied} rows of this tenant arrived, not what was sent")
     return copied, size
@@ -198,6 +216,15 @@ async def drop(connection: Any, tables: Sequence[TenantTable], tenant: int) -> N
     await connection.execute("DELETE FROM cellwall.tenant_keys WHERE tenant_id = $1", tenant)
     await connection.execute("DELETE FROM cellwall.work WHERE tenant_id = $1", tenant)
     await progress.forget_tenant(connection, tenant)
+
+
+async def drop_if_any(connection: Any, tables: Sequence[TenantTable], tenant: int) -> None:
+    """`drop`, for where nothing is expected to be left: one trip to see it."""
+    await progress.forget_tenant(connection, tenant)
+    extra = ("cellwall.tenant_keys", "cellwall.work")
+    left = [f"EXISTS (SELECT FROM {name} WHERE tenant_id = $1)" for name in (*(t.quoted for t in tables), *extra)]
+    if await connection.fetchval(f"SELECT {' OR '.join(left)}", tenant):
+        await drop(connection, tables, tenant)
 
 
 async def drop_some(connection: Any, tables: Sequence[TenantTable], tenant: int) -> bool:
@@ -228,7 +255,12 @@ async def are_many(connection: Any, tables: Sequence[TenantTable], tenant: int) 
 async def checksum(connection: Any, tables: Sequence[TenantTable], tenant: int) -> Checksum:
     """Rows and digest per table. Order-free: sums of the two halves of 128 bits of SHA-256 of each row's text."""
     await connection.execute(_PINNED)
-    return Checksum({t.label: await _table_checksum(connection, t, _all_lines(t), tenant) for t in tables})
+    each = " UNION ALL ".join(
+        f"SELECT {n} AS n, sums.* FROM ({_sums(_all_lines(t))}) sums"  # noqa: S608
+        for n, t in enumerate(tables)
+    )
+    found = {row[0]: row[1:] for row in await connection.fetch(each, tenant)} if tables else {}
+    return Checksum({t.label: _digest(t, *found[n]) for n, t in enumerate(tables)})
 
 
 async def checksum_of(connection: Any, tables: Sequence[TenantTable], tenant: int, keys: Keys) -> Checksum:
@@ -240,7 +272,8 @@ async def checksum_of(connection: Any, tables: Sequence[TenantTable], tenant: in
     for label, wanted in sorted(keys.items()):
         table = known[label]
         columns = list(zip(*wanted, strict=True))
-        found[label] = await _table_checksum(connection, table, _lines_of_keys(table), tenant, *columns)
+        sums = await connection.fetchrow(_sums(_lines_of_keys(table)), tenant, *columns)
+        found[label] = _digest(table, *sums)
     return Checksum(found)
 
 
@@ -271,16 +304,17 @@ def own_key(table: TenantTable) -> tuple[str, ...]:
     return tuple(column for column in table.key if column != "tenant_id")
 
 
-async def _table_checksum(
-    connection: Any, table: TenantTable, lines: str, tenant: int, *more: Sequence[str]
-) -> tuple[int, str]:
+def _sums(lines: str) -> str:
+    """The query of how many lines there are, and of the sums of the halves of their hashes."""
     half = "coalesce(sum(('x' || substr(h, {}, 16))::bit(64)::bigint::numeric), 0)::text"
-    query = (
+    return (
         f"SELECT count(*), {half.format(1)}, {half.format(17)} FROM ("  # noqa: S608
         f"SELECT encode(sha256(convert_to(line, 'UTF8')), 'hex') AS h FROM ({lines}) lines"
         " OFFSET 0) hashed"  # hashes each row once, not twice
     )
-    rows, first, second = await connection.fetchrow(query, tenant, *more)
+
+
+def _digest(table: TenantTable, rows: int, first: str, second: str) -> tuple[int, str]:
     text = "\n".join((*table.columns, first, second))
     return rows, hashlib.sha256(text.encode()).hexdigest()[:32]
 

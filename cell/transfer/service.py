@@ -174,7 +174,7 @@ class Transfer:
             return await self._import_laned(tenant, fence, pieces)
         async with self._effect(tenant, fence, "import") as effect:
             tables = await catalogue.tenant_tables(effect.connection)
-            await rows.drop(effect.connection, tables, tenant)
+            await rows.drop_if_any(effect.connection, tables, tenant)
             try:
                 imported = await rows.import_(effect.connection, tables, tenant, pieces, self._vault)
             except BrokenStreamError as e:

@@ -6,7 +6,7 @@ import pytest
 from contracts import problems
 from contracts.problems import ProblemError
 from control_plane.move import Path
-from control_plane.move_estimate import SMALL_BLOB_BYTES, SMALL_BYTES, SMALL_ROWS, Weight, path_of, timing
+from control_plane.move_estimate import BRIEF_ROWS, SMALL_BLOB_BYTES, SMALL_BYTES, SMALL_ROWS, Weight, path_of, timing
 from control_plane.move_progress import Progress
 
 HALF = Progress(rows_expected=1000, bytes_expected=10_000, copied_bytes=5_000, copy_s=2.0)
@@ -42,7 +42,10 @@ def test_progress_survives_being_stored() -> None:
 @pytest.mark.parametrize(
     ("weight", "path"),
     [
-        (Weight(SMALL_ROWS, SMALL_BYTES, 1, SMALL_BLOB_BYTES), Path.SMALL),
+        (Weight(BRIEF_ROWS, SMALL_BYTES, 1, SMALL_BLOB_BYTES), Path.SMALL),
+        (Weight(BRIEF_ROWS + 1), Path.LARGE),  # for the shorter hold
+        (Weight(SMALL_ROWS, streams=False), Path.SMALL),
+        (Weight(SMALL_ROWS, hold_ms=1.0), Path.SMALL),
         (Weight(SMALL_ROWS + 1), Path.LARGE),
         (Weight(1, SMALL_BYTES + 1), Path.LARGE),
         (Weight(1, 1, 1, SMALL_BLOB_BYTES + 1), Path.LARGE),
@@ -50,11 +53,12 @@ def test_progress_survives_being_stored() -> None:
 )
 def test_only_what_fits_is_copied_inside_of_a_hold(weight: Weight, path: Path) -> None:
     assert path_of(weight, "acme", standby=False) is path
-    assert path_of(weight, "acme", standby=True) is Path.LARGE
+    if weight.streams:
+        assert path_of(weight, "acme", standby=True) is Path.LARGE
 
 
 def test_a_table_without_a_key_hinders_only_those_who_need_a_stream() -> None:
-    assert path_of(Weight(1, obstacles=("no key",)), "acme", standby=False) is Path.SMALL
+    assert path_of(Weight(SMALL_ROWS, obstacles=("no key",)), "acme", standby=False) is Path.SMALL
     for weight, standby in (
         (Weight(SMALL_ROWS + 1, obstacles=("no key",)), False),
         (Weight(1, obstacles=("no key",)), True),
