@@ -10,6 +10,7 @@ import pytest
 
 from contracts import problems, transfer
 from contracts.problems import ProblemError
+from control_plane import move_estimate
 from control_plane.move import Budgets, Path, State
 from control_plane.move_service import Moves
 from control_plane.move_store import Move, StaleMoveError
@@ -86,6 +87,22 @@ async def test_a_large_tenant_moves_while_it_writes_and_its_old_home_follows_unt
         world.write()
     assert (await standing(world, move.id, term=2)).progress.changes_back >= 5
     await finalized(world, move.id, term=3)
+
+
+async def test_who_only_gains_a_shorter_hold_leaves_no_standby_and_no_stream(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(move_estimate, "BRIEF_ROWS", len(ROWS) - 1)
+    for cell in world.fleet.cells.values():
+        cell.weight = transfer.Preflight(len(ROWS), 1000, 0, 0)
+    done = await world.mover(writing(world)).drive(await world.start(), term=1)
+    assert (done.path, done.state, done.reason) == (Path.LARGE, State.DONE, done.reason)
+    await world.assert_settled(TARGET)
+    assert world.streams() == []
+    back = (await world.moves.rollback(done.id, OPERATOR)).move
+    assert (await world.mover(writing(world)).drive(back.id, term=2)).state is State.DONE
+    await world.assert_settled(SOURCE)
+    assert world.streams() == []
 
 
 @pytest.mark.invariant(1)
