@@ -64,7 +64,7 @@ async def test_a_cell_comes_by_up_changes_without_a_failed_request_is_repaired_a
     async with Product.at(fleet) as product:
         tenant = await product.tenant_in("cell-3")
         answer, patience = await product.ask(tenant, "GET", "/v1/me"), time.monotonic() + PATIENCE_S
-        while answer.status_code == 404 and time.monotonic() < patience:  # the router has not heard yet
+        while answer.status_code in (404, 503) and time.monotonic() < patience:  # the router has not heard yet
             answer = await product.ask(tenant, "GET", "/v1/me")
         assert answer.status_code == 200, answer.text
         assert answer.headers["cell-served"].startswith("cell-3;")
