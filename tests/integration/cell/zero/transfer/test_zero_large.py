@@ -84,23 +84,9 @@ class Customer:
         return await asked(self.fleet, "GET", f"/v1/moves/{move}")
 
     @contextlib.asynccontextmanager
-    async def standing(self, move: str, on_boundary: Boundary) -> AsyncIterator[None]:
-        """Drive it until the shop follows the modern cell, and as long as the block."""
-        driving = asyncio.create_task(self.drive(move, on_boundary))
-        try:
-            async with asyncio.timeout(PATIENCE_S):
-                while (await self.zero.transfer.status(self.tenant)).state != "standby":
-                    assert not driving.done(), driving.result()
-                    await asyncio.sleep(0.02)
-            yield
-        finally:
-            driving.cancel()
-            await asyncio.gather(driving, return_exceptions=True)
-
-    @contextlib.asynccontextmanager
-    async def following(self, move: str) -> AsyncIterator[None]:
+    async def following(self, move: str, on_boundary: Boundary) -> AsyncIterator[None]:
         """Drive it until its source follows its target, and as long as the block."""
-        driving = asyncio.create_task(self.drive(move, unobserved))
+        driving = asyncio.create_task(self.drive(move, on_boundary))
         try:
             async with asyncio.timeout(PATIENCE_S):
                 while (await self.view(move))["progress"]["way_back"] != "following":
@@ -165,7 +151,7 @@ async def test_a_customer_above_the_limit_leaves_while_it_orders_and_comes_back_
         await customer.order()
 
     move = await customer.start()
-    async with customer.standing(move, ordering):
+    async with customer.following(move, ordering):
         shown = await customer.view(move)
         assert len(customer.ordered) >= 3  # up to the hold; after it the door is shut
         assert await customer.there() == sorted(customer.ordered)
@@ -199,7 +185,7 @@ async def test_a_leader_that_dies_at_any_step_leaves_one_owner_and_no_order_behi
 
         with pytest.raises(KilledError):
             await customer.drive(move, dying)
-    async with customer.standing(move, unobserved):
+    async with customer.following(move, unobserved):
         assert await customer.there() == sorted(customer.ordered)
         await customer.order_there((await customer.view(move))["epoch"])
     rollback = (await asked(fleet, "POST", f"/v1/moves/{move}/rollback", status=201))["id"]
@@ -230,7 +216,7 @@ async def test_a_customer_comes_back_after_its_old_home_was_given_up_and_leaves_
 
     back = await asked(fleet, "POST", f"/v1/moves/{move}/rollback", status=201)
     assert back["path"] == "large"
-    async with customer.following(back["id"]):
+    async with customer.following(back["id"], unobserved):
         assert await customer.in_shop() == sorted(customer.ordered)
         assert await customer.order((await customer.view(back["id"]))["epoch"])
     assert await customer.back(back["id"], unobserved) == "done"
@@ -278,7 +264,7 @@ async def test_what_was_written_past_the_ambassador_while_it_was_away_is_kept_as
 ) -> None:
     customer = await enrolled(fleet, alone, world, 20)
     move = await customer.start()
-    async with customer.standing(move, unobserved):
+    async with customer.following(move, unobserved):
         await customer.order_there((await customer.view(move))["epoch"])
         anr = await alone.pool.fetchval(
             "UPDATE aufk SET ref = 'by cron' WHERE knr = $1 AND lfd = 2 RETURNING anr", customer.knr
