@@ -21,4 +21,4 @@ async def borrowed(pool: Any, seconds: float) -> AsyncIterator[Any]:
         connection.terminate()
         raise
     finally:
-        await pool.release(connection)
+        await pool.release(connection, timeout=seconds)  # which may ask the server to reset it

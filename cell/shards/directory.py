@@ -103,12 +103,16 @@ class LiveMap:
 
     async def follow(self, process: str, shards: Sequence[str]) -> None:
         """Until cancelled: refresh now and then, and say which shards ``process`` has connections to."""
+        following = True
         while True:
             try:
                 await self.report(process, shards)
                 await self.refresh()
+                following = True
             except ShardError as e:
-                _log.warning("directory_not_followed", **{Field.REASON: str(e)})
+                if following:  # said once, not every second until it is back
+                    _log.warning("directory_not_followed", **{Field.REASON: str(e)})
+                following = False
             await asyncio.sleep(FOLLOW_S)
 
     async def report(self, process: str, shards: Sequence[str]) -> None:

@@ -95,7 +95,7 @@ class TenantSession:
         began = self._clock()
         try:
             return await ask(statement.text, *arguments)
-        except (asyncpg.PostgresError, *_CONNECTION_LOST) as e:
+        except errors.DATABASE_FAILED as e:
             mapped = _mapped(e)
             if mapped is not None:
                 raise mapped from e
@@ -190,7 +190,7 @@ class Shards:
         """Return when it is worth another try; raise what the request ends with where it is not."""
         try:
             found = await self._passage.stands(shard, tenant, until)
-        except (*_CONNECTION_LOST, asyncpg.PostgresError, TimeoutError) as e:
+        except errors.DATABASE_FAILED as e:
             raise errors.ShardUnavailableError(str(e)) from e
         if found == "unknown" and isinstance(met, errors.NotHereError):
             raise met
@@ -209,7 +209,7 @@ class Shards:
         before = ctx.cost.database_s
         try:
             connection = await pool.acquire()
-        except (*_CONNECTION_LOST, asyncpg.PostgresError, TimeoutError) as e:
+        except errors.DATABASE_FAILED as e:
             raise errors.ShardUnavailableError(str(e)) from e
         try:
             await self._enter(connection, ctx, read_only)
@@ -284,7 +284,7 @@ async def _rollback(connection: PooledConnection) -> None:
         if connection.is_closed() or not connection.is_in_transaction():
             return
         await _unharmed(asyncio.ensure_future(connection.execute("ROLLBACK", timeout=ROLLBACK_TIMEOUT_S)))
-    except (*_CONNECTION_LOST, asyncpg.PostgresError, TimeoutError):
+    except errors.DATABASE_FAILED:
         with suppress(asyncpg.InterfaceError):  # the pool has let go of it already: the server had closed it
             connection.terminate()
 

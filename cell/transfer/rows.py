@@ -23,6 +23,7 @@ DROPPED_AT_ONCE: Final = 20_000  # rows: some tenths of a second
 SAMPLE: Final = 1000  # rows of a table, to tell the bytes of all
 ESTIMATE_MAX: Final = 100_000  # rows of one table that an estimate counts
 
+_BESIDE: Final = ("cellwall.tenant_keys", "cellwall.work")  # what else goes with a tenant's rows
 NO_ROWS: Final = b"PGCOPY\n\xff\r\n\0" + bytes(8) + b"\xff\xff"  # PostgreSQL's binary COPY of nothing
 # Without triggers, as replication writes. `cell migrate` gives the transfer role the right to it; whoever else writes
 # rows as a whole is only slower without it, because children come after their parents and go before them.
@@ -105,12 +106,12 @@ async def _produce(
     try:
         for piece in before:
             await queue.put(piece)
-        filled = await _filled(connection, tables, tenant)
-        for table in tables:
+        filled = await _filled(connection, [table.quoted for table in tables], tenant)
+        for table, has_rows in zip(tables, filled, strict=True):
             header = TableHeader(table.schema, table.name, table.columns)
             await queue.put(frames.frame(Kind.TABLE, msgspec.json.encode(header)))
             copied = 0
-            if table not in filled:
+            if not has_rows:
                 await put(NO_ROWS)
             else:
                 status = await connection.copy_from_query(all_of(table, tenant), output=put, format="binary")
@@ -125,11 +126,11 @@ async def _produce(
     await queue.put(None)
 
 
-async def _filled(connection: Any, tables: Sequence[TenantTable], tenant: int) -> set[TenantTable]:
-    """The tables in which the tenant has rows, in one trip: most tenants use some of the tables."""
-    found = ", ".join(f"EXISTS (SELECT FROM {t.quoted} WHERE tenant_id = $1)" for t in tables)
-    flags = await connection.fetchval(f"SELECT ARRAY[{found}]::boolean[]", tenant)
-    return {table for table, filled in zip(tables, flags, strict=True) if filled}
+async def _filled(connection: Any, names: Sequence[str], tenant: int) -> list[bool]:
+    """In which of the tables the tenant has rows, in one trip: most tenants use some of the tables."""
+    found = ", ".join(f"EXISTS (SELECT FROM {name} WHERE tenant_id = $1)" for name in names)
+    flags: list[bool] = await connection.fetchval(f"SELECT ARRAY[{found}]::boolean[]", tenant)
+    return flags
 
 
 def all_of(table: TenantTable, tenant: int) -> str:
@@ -213,18 +214,17 @@ async def drop(connection: Any, tables: Sequence[TenantTable], tenant: int) -> N
     await connection.execute(_AS_REPLICA_IF_ALLOWED)
     for table in reversed(tables):
         await connection.execute(f"DELETE FROM {table.quoted} WHERE tenant_id = $1", tenant)  # noqa: S608
-    await connection.execute("DELETE FROM cellwall.tenant_keys WHERE tenant_id = $1", tenant)
-    await connection.execute("DELETE FROM cellwall.work WHERE tenant_id = $1", tenant)
+    for name in _BESIDE:
+        await connection.execute(f"DELETE FROM {name} WHERE tenant_id = $1", tenant)  # noqa: S608
     await progress.forget_tenant(connection, tenant)
 
 
 async def drop_if_any(connection: Any, tables: Sequence[TenantTable], tenant: int) -> None:
     """`drop`, for where nothing is expected to be left: one trip to see it."""
-    await progress.forget_tenant(connection, tenant)
-    extra = ("cellwall.tenant_keys", "cellwall.work")
-    left = [f"EXISTS (SELECT FROM {name} WHERE tenant_id = $1)" for name in (*(t.quoted for t in tables), *extra)]
-    if await connection.fetchval(f"SELECT {' OR '.join(left)}", tenant):
+    if any(await _filled(connection, [*(table.quoted for table in tables), *_BESIDE], tenant)):
         await drop(connection, tables, tenant)
+    else:
+        await progress.forget_tenant(connection, tenant)
 
 
 async def drop_some(connection: Any, tables: Sequence[TenantTable], tenant: int) -> bool:

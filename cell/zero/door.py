@@ -18,6 +18,7 @@ from typing import Any, Final
 import structlog
 
 from cell.gate import Gate
+from cell.shards.borrowing import borrowed
 from cell.shards.context import TenantContext
 from cell.shards.errors import DATABASE_FAILED, FrozenError, NotOursError, ShardUnavailableError
 from cell.shards.session import Pool
@@ -82,7 +83,7 @@ class Door(Gate):
         if self._since is None:
             raise ShardUnavailableError("another ambassador is at work, or the database is away")
         try:
-            async with asyncio.timeout(READ_TIMEOUT_S), self._pool.acquire() as connection:
+            async with borrowed(self._pool, READ_TIMEOUT_S) as connection:
                 row = await connection.fetchrow(_ROW, context.tenant)
         except DATABASE_FAILED as e:
             raise ShardUnavailableError(f"the monolith's database: {type(e).__name__}") from e

@@ -4,12 +4,12 @@ The envelope says which tenant's traffic it is; the monolith goes by its cookie 
 told. If they could differ, a browser at one tenant's host could write to another tenant that is frozen or has moved.
 """
 
-import asyncio
 import re
 from collections.abc import Iterable
 from typing import Any, Final
 from urllib.parse import parse_qs
 
+from cell.shards.borrowing import borrowed
 from cell.shards.errors import DATABASE_FAILED, ShardUnavailableError
 from cell.shards.session import Pool
 from contracts import problems
@@ -59,7 +59,7 @@ class Sessions:
         if not all(_PLAIN.match(sid) for sid in sids):
             raise ProblemError(problems.UNAUTHENTICATED, "The session is not one that was given out here.")
         try:
-            async with asyncio.timeout(_TIMEOUT_S), self._pool.acquire() as connection:
+            async with borrowed(self._pool, _TIMEOUT_S) as connection:
                 owners: list[Any] = await connection.fetch(_OWNERS, sids)
         except DATABASE_FAILED as e:
             raise ShardUnavailableError(f"the monolith's database: {type(e).__name__}") from e

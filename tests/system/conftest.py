@@ -14,9 +14,9 @@ from infra.local.spec import FleetSpec
 from tests.system.hooked import Hooked
 from tests.system.leftovers import Snapshot
 from tests.system.product import Product
+from tests.system.waiting import PATIENT_ROUTERS
 
-# Nobody is refused because this machine was slow to start a process while a tenant was held.
-PATIENT = FleetSpec(router_arguments=("--hold-s", "60", "--request-s", "80"))
+PATIENT = FleetSpec(router_arguments=PATIENT_ROUTERS)
 
 
 @pytest.fixture(scope="session")

@@ -95,21 +95,21 @@ class Product:
 
     async def well(self) -> None:
         """Wait until every cell is healthy and every router live; the failure names who is not, with its log's end."""
-        seen: list[list[str]] = [[]]
+        ailing: list[str] = []
 
         async def nobody_ails() -> bool:
             cells = (await self.operate("GET", "/v1/cells")).json()["cells"]
             routers = (await self.operate("GET", "/v1/routers")).json()["routers"]
-            seen[0] = [f"{cell['name']}-api" for cell in cells if not cell["healthy"]]
-            seen[0] += [router["name"] for router in routers if not router["live"]]
-            return not seen[0]
+            ailing[:] = [f"{cell['name']}-api" for cell in cells if not cell["healthy"]]
+            ailing.extend(router["name"] for router in routers if not router["live"])
+            return not ailing
 
         try:
             await until(nobody_ails, "the health of every cell and router")
         except AssertionError as e:
-            logs = {name: self.fleet.folder.logs / f"{name}.log" for name in seen[0]}
+            logs = {name: self.fleet.folder.logs / f"{name}.log" for name in ailing}
             ends = [f"{name}:\n{path.read_text()[-4000:]}" for name, path in logs.items() if path.exists()]
-            raise AssertionError("\n".join([f"{e}: {', '.join(seen[0])}", *ends])) from None
+            raise AssertionError("\n".join([f"{e}: {', '.join(ailing)}", *ends])) from None
 
     async def ask(self, tenant: Tenant, method: str, path: str, *, router: int = 0, **more: Any) -> httpx.Response:
         """A request of the tenant's owner."""

@@ -3,9 +3,11 @@
 import asyncio
 import time
 from collections.abc import Awaitable, Callable
-from typing import TypeVar
+from typing import Final, TypeVar
 
 T = TypeVar("T")
+# Nobody is refused because this machine was slow to start a process.
+PATIENT_ROUTERS: Final = ("--hold-s", "60", "--request-s", "80")
 
 
 async def until(condition: Callable[[], Awaitable[T | None]], what: str, *, timeout_s: float = 60.0) -> T:

@@ -105,6 +105,19 @@ async def test_who_only_gains_a_shorter_hold_leaves_no_standby_and_no_stream(
     assert world.streams() == []
 
 
+async def test_who_only_gains_a_shorter_hold_is_not_refused_for_want_of_a_slot(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(move_estimate, "BRIEF_ROWS", len(ROWS) - 1)
+    for cell in world.fleet.cells.values():
+        cell.weight = transfer.Preflight(len(ROWS), 1000, 0, 0)
+        cell.room = transfer.StreamRoom("shard-1", 20, 20, 0, 20)
+    estimate = await world.moves.estimate(world.slug, TARGET)
+    assert (estimate.path, estimate.passing) == (Path.SMALL, False)
+    with pytest.raises(ProblemError, match="no-stream-room"):
+        await world.moves.estimate(world.slug, TARGET, standby=True)
+
+
 @pytest.mark.invariant(1)
 async def test_a_rollback_of_a_standby_loses_nothing_that_was_written_since_the_switch(world: World) -> None:
     move = await standing(world, await world.start(standby=True))

@@ -21,7 +21,7 @@ class Pool:
     async def acquire(self, timeout: float) -> "Pool":
         return self
 
-    async def release(self, connection: "Pool") -> None:
+    async def release(self, connection: "Pool", timeout: float) -> None:
         assert connection is self
 
     async def fetchval(self, query: str) -> int:

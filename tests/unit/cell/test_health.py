@@ -19,7 +19,7 @@ class Pool:
     async def acquire(self, timeout: float) -> "Pool":
         return self
 
-    async def release(self, connection: "Pool") -> None:
+    async def release(self, connection: "Pool", timeout: float) -> None:
         self.released += 1
 
     async def fetchval(self, _query: str) -> str:

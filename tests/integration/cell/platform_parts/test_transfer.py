@@ -15,7 +15,7 @@ from cell.schema.operations import APP, TRANSFER, WALL
 from cell.shards import errors, tables
 from cell.shards.sql import prepare
 from cell.transfer import fence as fences
-from cell.transfer import rules
+from cell.transfer import rows, rules
 from contracts import problems
 from contracts.problems import ProblemError
 from contracts.transfer import Abort, Activate, Checksum, Fence, Freeze, Prepare, Provision, Release, Restore
@@ -458,3 +458,16 @@ async def test_the_list_names_every_tenant_with_its_fence(cell: Cell) -> None:
 
 def _differing(one: Checksum, other: Checksum) -> set[str]:
     return {name for name in one.tables if one.tables[name] != other.tables[name]}
+
+
+async def test_a_cell_that_knows_no_short_cut_could_not_read_a_table_without_rows(
+    superuser: "asyncpg.Connection[asyncpg.Record]",
+) -> None:
+    """What is sent for such a table is byte for byte what PostgreSQL sends."""
+    sent = bytearray()
+
+    async def put(data: bytes) -> None:
+        sent.extend(data)
+
+    await superuser.copy_from_query("SELECT 1 WHERE false", output=put, format="binary")
+    assert bytes(sent) == rows.NO_ROWS
