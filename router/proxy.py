@@ -14,6 +14,7 @@ import structlog
 from contracts import problems
 from contracts.names import Field, Refusal
 from contracts.routes import RouteHint
+from router.admission import BODY_UNIT
 from router.framing import CHUNKED, LAST_CHUNK, UNTIL_EOF, chunk
 from router.http1 import AnswerHead, MalformedError, Request
 from router.locator import Refused
@@ -39,7 +40,7 @@ class Exchange:
     __slots__ = (
         *("_answered", "_chunked", "_client", "_complete", "_done", "_gathers", "_hold_until", "_id", "_in_address"),
         *("_in_tenant", "_kept", "_lost", "_path", "_pool", "_probe", "_replayable", "_request"),
-        *("_route", "_started", "_upstream", "_waits", "kept_bytes", "method", "request_sent"),
+        *("_route", "_started", "_uncharged", "_upstream", "_waits", "kept_bytes", "method", "request_sent"),
     )
 
     def __init__(self, path: Path, client: Downstream, request: Request) -> None:
@@ -51,6 +52,7 @@ class Exchange:
         self._id = path.signatures.next_id()
         self._kept: list[bytes] = []  # the payload so far, while the request is replayable
         self.kept_bytes = 0
+        self._uncharged = 0  # bytes of its body that do not count yet
         self._complete = False  # all of the request has come
         self.request_sent = False  # ... and was handed to the upstream connection
         self._replayable = True
@@ -81,7 +83,7 @@ class Exchange:
         if isinstance(route, Refused):
             self._refuse(route)
             return
-        refused = self._admit_tenant(route)
+        refused = self._admit_tenant(route, payload)
         if refused is not None:
             self._refuse(refused)
         elif complete or not self._gather():
@@ -122,12 +124,19 @@ class Exchange:
         named = fields.tenants[0] if fields.tenants else None
         return self._path.locator.decide(fields.host, fields.authorization, named)
 
-    def _admit_tenant(self, route: Located) -> Refused | None:
+    def _admit_tenant(self, route: Located, payload: bytes) -> Refused | None:
         refused = self._path.admission.enter_tenant(route, self._client.address)
         if refused is None:
             self._in_tenant = route
+            self._charge(len(payload))
         self._route = route
         return refused
+
+    def _charge(self, came: int) -> None:
+        """The body counts as it comes: an announced length that never comes costs the tenant nothing."""
+        units, self._uncharged = divmod(self._uncharged + came, BODY_UNIT)
+        if units and self._in_tenant is not None:
+            self._path.admission.body_came(self._in_tenant, units)
 
     def _hold(self, route: Located, *, frozen: bool) -> None:
         """Wait until the tenant's move is over; `released` or `timed_out` comes next."""
@@ -194,6 +203,7 @@ class Exchange:
     def more(self, payload: bytes, complete: bool) -> None:
         """More of the request's body came."""
         self._keep(payload, complete)
+        self._charge(len(payload))
         if self._gathers:
             if complete:
                 self._gathered()

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import pytest
 
 from contracts import problems
-from router.admission import Admission
+from router.admission import BODY_UNIT, Admission
 from router.board import Board
 from router.breaker import OPEN_FIRST_S, SILENT_REQUESTS, SILENT_TENANTS, Silence
 from router.client import LARGE_ANSWER, LEAVING
@@ -22,6 +22,7 @@ from tests.unit.router.wire import Clock, World, requests_in, seeded, sent, stat
 
 ADDRESS = b"192.0.2.1"
 BODY = b"POST /a HTTP/1.1\r\nHost: t1.example.test\r\nContent-Length: %d\r\n\r\n"
+LARGE = 5 * BODY_UNIT
 WINDOW_S = Budgets().client_window_s
 LEAST = int(Budgets().client_bytes_per_s * WINDOW_S)
 
@@ -59,6 +60,39 @@ def test_a_plan_is_enforced_observed_or_not_looked_at_and_nothing_stays_counted(
     for _ in range(admitted):
         one.leave_tenant(wanted, ADDRESS)
     assert one.enter_tenant(wanted, ADDRESS) is None
+
+
+@pytest.mark.parametrize(("mode", "after"), [(Mode.ON, [200, 429]), (Mode.OBSERVE, [200, 200]), (Mode.OFF, [200, 200])])
+@pytest.mark.parametrize("framing", [b"Content-Length: %d" % LARGE, b"Transfer-Encoding: chunked"])
+def test_a_large_body_counts_for_many_requests_of_its_tenant_and_of_nobody_else(
+    framing: bytes, mode: Mode, after: list[int]
+) -> None:
+    world = World(modes=all_in(mode))
+    world.table.limit("t1", rate=10.0, burst=4)
+    chunked = framing.startswith(b"T")
+    body = (b"%x\r\n%b\r\n0\r\n\r\n" % (LARGE, b"x" * LARGE)) if chunked else b"x" * LARGE
+    client, transport = ask(world, b"POST /a HTTP/1.1\r\nHost: t1.example.test\r\n%b\r\n\r\n" % framing)
+    for begin in range(0, len(body), 10_000):  # as it comes, and not by what was announced
+        client.data_received(body[begin : begin + 10_000])
+    last(world).data_received(OK)
+    client.data_received(GET)
+    if mode is not Mode.ON:
+        last(world).data_received(OK)
+    assert statuses(transport.take()) == after
+    _, other = ask(world, GET.replace(b"t1", b"t2"))
+    last(world).data_received(OK)
+    assert statuses(other.take()) == [200]
+
+
+def test_a_body_that_is_announced_and_never_comes_costs_its_tenant_one_request() -> None:
+    world = World()
+    world.table.limit("t1", rate=10.0, burst=4)
+    liar, _ = ask(world, BODY % (1 << 40))
+    liar.connection_lost(None)
+    for _ in range(3):
+        _, transport = ask(world)
+        last(world).data_received(OK)
+        assert statuses(transport.take()) == [200]
 
 
 @pytest.mark.parametrize("mode", [Mode.OBSERVE, Mode.OFF])
