@@ -169,10 +169,13 @@ class Ingress:
     ) -> Outcome | None:
         """Run the application in a seat. It is held from the body, as far as that is read ahead, to the answer's head:
         neither a client that sends slowly nor one that reads slowly keeps it from others."""
-        if not await watch.read_ahead():
-            return self._given_up("disconnect", answer, context)
+        caller = _caller(scope)
         try:
-            visit = self._wall.ask(context, plan, _caller(scope))
+            if plan.large:
+                self._wall.foresee(context, plan, caller)
+            if not await watch.read_ahead():
+                return self._given_up("disconnect", answer, context)
+            visit = self._wall.ask(context, plan, caller)
         except RefusedError as e:
             return _no_seat(e)
         try:

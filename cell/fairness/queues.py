@@ -158,6 +158,15 @@ class Queues:
         Where the level is full of others, the newest request of the tenant with the most makes room for one of a tenant
         with clearly fewer, and is returned: it must be refused (longest queue drop, as in RFC 8290, section 4.1).
         """
+        queue = self.place(ticket)
+        evicted = self._evict() if self.waiting >= self._room else None
+        self._busy_with(queue)
+        queue.waiting.append(ticket)
+        self._entered(ticket, queue)
+        return evicted
+
+    def place(self, ticket: Ticket) -> Queue:
+        """The queue that the request would wait in. `FullError` where there is no room for it."""
         own = self.waiting_of(ticket.tenant)
         if own >= self._tenant_room:
             raise FullError(own=True)
@@ -165,11 +174,9 @@ class Queues:
         if len(queue.waiting) >= self._length:
             room = self._rooms.get(ticket.tenant)
             raise FullError(own=room is not None and 2 * room.queues.get(queue.number, 0) >= self._length)
-        evicted = self._evict(own) if self.waiting >= self._room else None
-        self._busy_with(queue)
-        queue.waiting.append(ticket)
-        self._entered(ticket, queue)
-        return evicted
+        if self.waiting >= self._room and self._largest()[1].waiting <= own + 1:
+            raise FullError(own=False)
+        return queue
 
     def push_again(self, ticket: Ticket) -> None:
         """Let a request that has done a part of its work wait for the next: first in its queue, and there is always
@@ -258,10 +265,11 @@ class Queues:
             room.queues[queue.number] -= 1
         self.waiting -= 1
 
-    def _evict(self, own: int) -> Ticket:
-        tenant, room = max(self._rooms.items(), key=lambda item: item[1].waiting)
-        if room.waiting <= own + 1:
-            raise FullError(own=False)
+    def _largest(self) -> tuple[int, _Room]:
+        return max(self._rooms.items(), key=lambda item: item[1].waiting)
+
+    def _evict(self) -> Ticket:
+        tenant, _ = self._largest()
         # What has begun goes last: a refusal says that nothing ran, and its work would be lost.
         newest = max(
             (ticket for queue in self._busy.values() for ticket in queue.waiting if ticket.tenant == tenant),

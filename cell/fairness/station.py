@@ -90,6 +90,17 @@ class Station:
         except FullError as e:
             raise self._full(e.own, ticket.tenant) from None
 
+    def foresee(self, ticket: Ticket, patience_s: float, now: float) -> None:
+        """`RefusedError` where `ask` would raise it now. Takes no place."""
+        self._now = now
+        if self._observe or (self.running < self.seats.limit and self._may_sit(ticket)):
+            return
+        self._check_patience(ticket.tenant, patience_s)
+        try:
+            self._queues.place(ticket)
+        except FullError as e:
+            raise self._full(e.own, ticket.tenant) from None
+
     def _observed(self, ticket: Ticket, patience_s: float) -> None:
         """Seat it whatever the limit; then say what the wall would have said. The caller leaves the seat either way."""
         self._queues.begin(ticket)

@@ -107,6 +107,7 @@ class Plan(NamedTuple):  # made for every request: a frozen dataclass costs four
     level: Level
     budget: Budget
     overdue_at: float = inf
+    large: bool = False  # its body is: `Wall.foresee` comes before it is read
 
 
 class Visit:
@@ -164,15 +165,24 @@ class Wall:
         """Name the operation and its limits. A request with a large ``body`` (bytes) is long work, whatever it asks."""
         operation = self._operations.name(method, path)
         level = self._operations.level(operation)
-        if body > LARGE_BODY and level is Level.INTERACTIVE:
+        large = body > LARGE_BODY
+        if large and level is Level.INTERACTIVE:
             level, operation = Level.BATCH, f"{operation} (large)"
         enforced = self._timeouts
         if enforced is _OFF:
-            return Plan(operation, level, timeouts.outer(now, envelope_s))
+            return Plan(operation, level, timeouts.outer(now, envelope_s), large=large)
         nested = timeouts.nested(now, envelope_s, self._config.level_s.get(level, inf))
         if enforced is _ON:
-            return Plan(operation, level, nested)
-        return Plan(operation, level, timeouts.outer(now, envelope_s), nested.application_by)
+            return Plan(operation, level, nested, large=large)
+        return Plan(operation, level, timeouts.outer(now, envelope_s), nested.application_by, large)
+
+    def foresee(self, context: TenantContext, plan: Plan, caller: int) -> None:
+        """`RefusedError` where `ask` would raise it now: before a large body is read in vain. Takes no place, and `ask`
+        may still refuse."""
+        if self._fairness is _ON:
+            now = self._clock()
+            ticket = Ticket(context.tenant, caller, 0.0, now)
+            self._station(plan.level, context.tenant, now).foresee(ticket, context.deadline - now, now)
 
     def ask(self, context: TenantContext, plan: Plan, caller: int) -> Visit:
         """Let a request in, or have it wait; `RefusedError` where it is not. Every visit ends with `leave`.

@@ -48,6 +48,11 @@ def one_level(patch: Patch) -> None:
     patch.setattr(Operations, "level", lambda *_: Level.INTERACTIVE)
 
 
+def nothing_foreseen(patch: Patch) -> None:
+    """A large body is read, whatever becomes of it."""
+    patch.setattr(Wall, "foresee", lambda *_: None)
+
+
 def no_caller_limits(patch: Patch) -> None:
     """One key or user of a tenant may take all."""
     patch.setattr(CallerLimits, "enter", lambda *_: None)

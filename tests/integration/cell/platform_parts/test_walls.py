@@ -27,7 +27,7 @@ from cell import access, app
 from cell.blobs import Blobs
 from cell.fairness.levels import Enforcement, Level, Rule
 from cell.fairness.limits import Limits
-from cell.fairness.wall import Config, Enforced, Wall
+from cell.fairness.wall import LARGE_BODY, Config, Enforced, Wall
 from cell.health import Health
 from cell.ingress import Ingress
 from cell.metering import Meter
@@ -274,6 +274,32 @@ async def check_slow_sender(world: Walled) -> None:
     await until(lambda: world.cell.gate.in_flight == 3)
 
 
+async def check_large_body(world: Walled) -> None:
+    """A large body that would be refused is refused before it is read, and another tenant's is read."""
+    aggressor, victim = await world.cell.tenant(), await world.cell.tenant()
+    await world.hold(aggressor, 9, "/v1/heavy")  # one at work, and eight that wait
+    host, port = world.address.split(":")
+
+    async def announced(tenant: int) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
+        fields = enveloped("/v1/body", tenant, method="POST", epoch=1, budget_ms=60_000)
+        reader, writer = await asyncio.open_connection(host, int(port))
+        head = "".join(f"{name}: {value}\r\n" for name, value in fields.items())
+        writer.write(f"POST /v1/body HTTP/1.1\r\nhost: t\r\ncontent-length: {LARGE_BODY + 1}\r\n{head}\r\n".encode())
+        return reader, writer
+
+    reader, writer = await announced(aggressor)
+    _, other = await announced(victim)
+    try:
+        head = await asyncio.wait_for(reader.readuntil(b"\r\n\r\n"), min(world.limit_s, SOON_S))
+        assert head.startswith(b"HTTP/1.1 429 ")
+        assert b"cell-refused: tenant-busy" in head
+        await until(lambda: world.cell.gate.in_flight == 9 + 1)  # the other's body is waited for
+    finally:
+        writer.close()
+        other.close()
+    await until(lambda: world.cell.gate.in_flight == 9)
+
+
 async def check_slow_reader(world: Walled) -> None:
     """Clients that do not read their answer keep no seat."""
     aggressor = await world.cell.tenant()
@@ -313,6 +339,7 @@ CHECKS: dict[str, tuple[Check, Callable[[pytest.MonkeyPatch], None]]] = {
     "one key would take all of its tenant": (check_keys, walls.no_caller_limits),
     "a client that left would keep its place": (check_leaver, walls.ghosts),
     "a slow sender would hold a seat": (check_slow_sender, walls.seat_before_body),
+    "a large body would be read to be refused": (check_large_body, walls.nothing_foreseen),
     "a slow reader would hold a seat": (check_slow_reader, walls.seat_until_the_end),
     "a statement would outlive its request": (check_statement_timeout, walls.no_statement_timeout),
 }

@@ -1,5 +1,7 @@
 """A station: nobody starves, no seat is idle for nothing, room is bounded, and refusals come early and say when."""
 
+from collections.abc import Callable
+
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -87,6 +89,38 @@ def test_tenants_that_all_ask_alike_would_lose_the_kept_seats() -> None:
     asked = [a for t in (1, 2) for a in flood(t, every_s=0.01, work_s=0.1, until=10, first=t / 1000)]
     outcome = simulate(station(), asked, until=10)
     assert sum(outcome.cost_s.values()) >= 0.95 * 4 * 10
+
+
+class Foreseeing(Station):
+    """Asks itself beforehand, and is never wrong about a request that comes at the same moment."""
+
+    def ask(self, ticket: Ticket, patience_s: float, now: float) -> Ticket | None:
+        foreseen = refusal_of(lambda: self.foresee(ticket, patience_s, now))
+        asked: list[Ticket | None] = []
+        refused = refusal_of(lambda: asked.append(super(Foreseeing, self).ask(ticket, patience_s, now)))
+        if refused is None:
+            assert foreseen is None, "it would be refused, although there is room"
+            return asked[0]
+        assert foreseen is not None, "it would be read in vain"
+        assert (refused.refusal, refused.retry_after_s) == (foreseen.refusal, foreseen.retry_after_s)
+        raise refused
+
+
+def refusal_of(ask: Callable[[], None]) -> RefusedError | None:
+    try:
+        ask()
+    except RefusedError as e:
+        return e
+    return None
+
+
+@settings(max_examples=60, deadline=None)
+@given(arrivals, st.sampled_from([0.5, 3.0, float("inf")]))
+def test_what_is_foreseen_would_not_be_what_happens_or_would_change_it(asked: list[Arrival], patience_s: float) -> None:
+    tight = Size(least=1, most=2, length=4, tenant_room=5, room=9)
+    told = simulate(Foreseeing(tight, 7, 0.0), asked, patience_s=patience_s)
+    plain = simulate(station(tight), asked, patience_s=patience_s)
+    assert (told.served, told.waits) == (plain.served, plain.waits)
 
 
 def test_a_full_room_would_not_say_whose_fault_it_is() -> None:

@@ -306,6 +306,33 @@ async def test_a_seat_would_be_lost_when_long_work_is_given_up_while_it_waits_fo
     assert world.wall.seats(Level.BATCH) == (1, 0, 0)
 
 
+def large(world: World, tenant: int) -> tuple[TenantContext, Plan]:
+    plan = world.wall.plan("POST", "/v1/orders", 20.0, world.now, body=LARGE_BODY + 1)
+    return TenantContext(tenant, f"t{tenant}", 1, plan.budget.application_by, "r", "free"), plan
+
+
+async def test_a_large_body_would_be_read_although_there_is_no_room_for_it() -> None:
+    world = World()
+    visits = [world.wall.ask(*large(world, 2), caller) for caller in range(9)]  # one seat, and eight places to wait
+    with pytest.raises(RefusedError) as full:
+        world.wall.foresee(*large(world, 2), 0)
+    assert full.value.refusal is Refusal.TENANT_BUSY
+    world.wall.foresee(*large(world, 4), 0)
+    world.wall.leave(visits[0], usual=True)
+    world.wall.foresee(*large(world, 2), 0)
+    for visit in visits[1:]:
+        world.wall.leave(visit, usual=False)
+    assert world.wall.seats(Level.BATCH) == (1, 0, 0)
+
+
+@pytest.mark.parametrize("mode", [Enforcement.OFF, Enforcement.OBSERVE])
+async def test_a_wall_that_does_not_refuse_would_refuse_what_it_foresees(mode: Enforcement) -> None:
+    world = World(replace(CONFIG, enforced=Enforced(fairness=mode)))
+    for caller in range(20):
+        world.wall.ask(*large(world, 2), caller)
+    world.wall.foresee(*large(world, 2), 0)
+
+
 def test_a_large_body_would_take_the_seats_of_what_people_wait_for() -> None:
     wall = World().wall
     small = wall.plan("POST", "/v1/orders", 20.0, 100.0, body=LARGE_BODY)
