@@ -28,6 +28,8 @@ SERVED: Final = b"cell-served"  # "cell-1;epoch=3", for people who debug
 NO_TENANT: Final = b"-"  # what the front door gets as its tenant
 FRONT_DOOR: Final = "front-door"  # the name under which the front door's key is derived
 
+LARGE_BODY: Final = 128 << 10  # bytes: a request with more is long work at a cell, with little room to wait
+
 _DOMAIN: Final = b"cellwall-envelope-1\n"
 _BLOCK: Final = 64
 

@@ -16,7 +16,7 @@ from collections.abc import Callable, Sequence
 from typing import Final
 
 from contracts import problems
-from contracts.envelope import FRONT_DOOR, NO_TENANT
+from contracts.envelope import FRONT_DOOR, LARGE_BODY, NO_TENANT
 from router.board import USAGE_SLOTS, Board
 from router.locator import Refused
 from router.settings import AddressLimits
@@ -25,6 +25,8 @@ from router.walls import ALL_ON, Wall, Walls
 
 BODY_UNIT: Final = 16 << 10  # bytes of bodies that count for a request; what people type is smaller
 
+REST_S: Final = 1.0  # for which a tenant whose cell had no room for a large body sends it no other
+
 FRONT_DOOR_ADDRESS_LIMITS: Final = AddressLimits(requests_per_s=20.0, burst=100, in_flight=32)
 
 _ADDRESS_LIMITS: Final = AddressLimits()
@@ -32,6 +34,7 @@ _TAG_SHIFT: Final = 40
 _VALUE_MASK: Final = (1 << _TAG_SHIFT) - 1
 _TAG_MASK: Final = (1 << 24) - 1
 _METERS_LIMIT: Final = 65_536
+_RESTING_LIMIT: Final = 10_000  # tenants; of more it is not remembered
 _BEYOND: Final = 1 << 40  # no cap
 _ALL_ON: Final = Walls(ALL_ON, lambda *_: None)
 
@@ -166,6 +169,7 @@ class Admission:
         self._tenants = Limiter(own.tenant_usage, [slot.tenant_usage for slot in others])
         self._addresses = Limiter(own.address_usage, [slot.address_usage for slot in others])
         self._limits = addresses
+        self._rests: dict[bytes, float] = {}  # until when
 
     def connect(self, address: bytes) -> bool:
         """Count a new connection of this address. False where it has too many; else `disconnect` is needed."""
@@ -220,6 +224,30 @@ class Admission:
         """So many times `BODY_UNIT` have come of a request of this route that is let in."""
         if self._by_plan and self._walls.enforces(Wall.PLANS):
             self._tenants.charge(_key(route), self._clock(), route.plan.requests_per_s, units)
+
+    def rest(self, route: Located) -> None:
+        """The cell had no room for a large body of this tenant, and may not have read it: see `rests`."""
+        if len(self._rests) >= _RESTING_LIMIT:
+            now = self._clock()
+            self._rests = {key: until for key, until in self._rests.items() if until > now}
+            if len(self._rests) >= _RESTING_LIMIT:
+                return
+        self._rests[_key(route)] = self._clock() + REST_S
+
+    def rests(self, route: Located, body: int) -> Refused | None:
+        """Whether a body of so many bytes comes too early after one that the cell had no room for. Its client was told
+        to wait; where it does not, the body is not carried to the cell in vain."""
+        if body <= LARGE_BODY or not self._by_plan:
+            return None
+        until = self._rests.get(_key(route))
+        if until is None:
+            return None
+        if until <= self._clock():
+            del self._rests[_key(route)]
+            return None
+        if self._walls.refuses(Wall.PLANS):
+            return Refused(problems.RATE_LIMITED, "the cell has no room for large bodies of this tenant yet", 1)
+        return None
 
     def leave_tenant(self, route: Located, address: bytes) -> None:
         """The request has ended."""

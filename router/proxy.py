@@ -12,6 +12,7 @@ from typing import Final
 import structlog
 
 from contracts import problems
+from contracts.envelope import LARGE_BODY
 from contracts.names import Field, Refusal
 from contracts.routes import RouteHint
 from router.admission import BODY_UNIT
@@ -30,6 +31,7 @@ _log = structlog.get_logger("router")
 _IDEMPOTENT: Final = frozenset((b"GET", b"HEAD", b"OPTIONS", b"TRACE", b"PUT", b"DELETE"))
 _MISDIRECTED: Final = Refusal.MISDIRECTED.encode()
 _FROZEN: Final = Refusal.FROZEN.encode()
+_NO_ROOM: Final = frozenset((Refusal.TENANT_BUSY.encode(), Refusal.OVERLOADED.encode()))
 _CLIENT_LEFT: Final = 499  # in metrics only: nobody was there to get an answer
 _RETRY_S: Final = 1
 
@@ -125,11 +127,13 @@ class Exchange:
         return self._path.locator.decide(fields.host, fields.authorization, named)
 
     def _admit_tenant(self, route: Located, payload: bytes) -> Refused | None:
-        refused = self._path.admission.enter_tenant(route, self._client.address)
+        admission, self._route = self._path.admission, route
+        refused = admission.rests(route, self._request.fields.framing)
+        if refused is None:
+            refused = admission.enter_tenant(route, self._client.address)
         if refused is None:
             self._in_tenant = route
             self._charge(len(payload))
-        self._route = route
         return refused
 
     def _charge(self, came: int) -> None:
@@ -184,6 +188,8 @@ class Exchange:
             self._upstream = None  # it is back in its pool: a client that is full must not pause it for its next user
         if self._pool is not None and self._pool.silence.requests:
             self._pool.silence.answered()
+        if head.refused in _NO_ROOM and self._route is not None and self._request.fields.framing > LARGE_BODY:
+            self._path.admission.rest(self._route)
         if head.refused is not None and self._nothing_ran(head):
             if not complete:
                 self._drop_upstream()

@@ -25,12 +25,12 @@ from cell.fairness.station import RefusedError, Size, Station, cost_of
 from cell.fairness.timeouts import Budget
 from cell.shards.context import TenantContext, at_once, unlimited
 from contracts import problems
+from contracts.envelope import LARGE_BODY
 from contracts.names import Refusal
 
 CELL: Final = ""  # the shard of work that belongs to none
 INTERNAL_SEATS: Final = 3
 CALLER_PART: Final = 0.8  # of what a tenant may have under way
-LARGE_BODY: Final = 128 << 10  # bytes; what people type is smaller, and each must be read, hashed and parsed
 REST: Final = "rest"  # what the wall would have made long work do between two parts, where it only observes
 _OFF: Final = Enforcement.OFF
 _ON: Final = Enforcement.ON

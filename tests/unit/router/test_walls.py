@@ -6,7 +6,8 @@ from dataclasses import dataclass
 import pytest
 
 from contracts import problems
-from router.admission import BODY_UNIT, Admission
+from contracts.envelope import LARGE_BODY
+from router.admission import BODY_UNIT, REST_S, Admission
 from router.board import Board
 from router.breaker import OPEN_FIRST_S, SILENT_REQUESTS, SILENT_TENANTS, Silence
 from router.client import LARGE_ANSWER, LEAVING
@@ -18,7 +19,7 @@ from router.turns import Turns
 from router.walls import ALL_ON, Mode, Modes, Wall, Walls, parse
 from tests.unit.router.test_admission import route
 from tests.unit.router.test_exchange import GET, OK, POST, ask, last
-from tests.unit.router.wire import Clock, World, requests_in, seeded, sent, statuses
+from tests.unit.router.wire import Clock, MemoryTransport, World, requests_in, seeded, sent, statuses
 
 ADDRESS = b"192.0.2.1"
 BODY = b"POST /a HTTP/1.1\r\nHost: t1.example.test\r\nContent-Length: %d\r\n\r\n"
@@ -82,6 +83,44 @@ def test_a_large_body_counts_for_many_requests_of_its_tenant_and_of_nobody_else(
     _, other = ask(world, GET.replace(b"t1", b"t2"))
     last(world).data_received(OK)
     assert statuses(other.take()) == [200]
+
+
+def posted(world: World, tenant: str, size: int) -> MemoryTransport:
+    """The connection of a client that sends a body of this size, whole."""
+    _, transport = ask(world, (BODY % size).replace(b"t1", tenant.encode()) + b"x" * size)
+    return transport
+
+
+@pytest.mark.parametrize("refusal", ["429 Busy\r\nCell-Refused: tenant-busy", "503 Busy\r\nCell-Refused: overloaded"])
+def test_who_is_told_that_the_cell_has_no_room_for_its_large_body_sends_the_next_one_to_nobody(refusal: str) -> None:
+    world = World()
+    first = posted(world, "t1", LARGE_BODY + 1)
+    last(world).data_received(f"HTTP/1.1 {refusal}\r\nRetry-After: 1\r\nContent-Length: 0\r\n\r\n".encode())
+    assert statuses(first.take()) == [int(refusal[:3])]
+    carried = len(world.pool().made)
+    again = posted(world, "t1", LARGE_BODY + 1).take()
+    assert statuses(again) == [429]
+    assert b"retry-after: 1" in again
+    assert len(world.pool().made) == carried
+    for tenant, size in (
+        ("t1", LARGE_BODY),
+        ("t2", LARGE_BODY + 1),
+    ):  # a small body of the same, a large one of another
+        other = posted(world, tenant, size)
+        last(world).data_received(OK)
+        assert statuses(other.take()) == [200]
+    world.pass_time(REST_S)
+    later = posted(world, "t1", LARGE_BODY + 1)
+    last(world).data_received(OK)
+    assert statuses(later.take()) == [200]
+
+
+def test_a_large_body_that_the_cell_refuses_for_what_it_says_is_no_reason_to_wait() -> None:
+    world = World()
+    for _ in range(3):
+        transport = posted(world, "t1", LARGE_BODY + 1)
+        last(world).data_received(b"HTTP/1.1 422 No\r\nContent-Length: 0\r\n\r\n")
+        assert statuses(transport.take()) == [422]
 
 
 def test_a_body_that_is_announced_and_never_comes_costs_its_tenant_one_request() -> None:

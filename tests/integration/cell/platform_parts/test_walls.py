@@ -27,7 +27,7 @@ from cell import access, app
 from cell.blobs import Blobs
 from cell.fairness.levels import Enforcement, Level, Rule
 from cell.fairness.limits import Limits
-from cell.fairness.wall import LARGE_BODY, Config, Enforced, Wall
+from cell.fairness.wall import Config, Enforced, Wall
 from cell.health import Health
 from cell.ingress import Ingress
 from cell.metering import Meter
@@ -36,6 +36,7 @@ from cell.shards import errors
 from cell.shards.context import TenantContext
 from cell.shards.session import Shards
 from cell.shards.sql import prepare
+from contracts.envelope import LARGE_BODY
 from contracts.names import Refusal
 from tests.integration.cell.platform_parts.test_http import KEY, enveloped, problem_of, serving
 from tests.integration.cell.platform_parts.two_cells import Cell, context

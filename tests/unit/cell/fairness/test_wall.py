@@ -11,8 +11,9 @@ from cell.fairness.internal import InternalWall
 from cell.fairness.levels import Enforcement, Level, Operations, Rule
 from cell.fairness.limits import Limits
 from cell.fairness.station import RefusedError
-from cell.fairness.wall import LARGE_BODY, REST, Config, Enforced, Plan, Visit, Wall
+from cell.fairness.wall import REST, Config, Enforced, Plan, Visit, Wall
 from cell.shards.context import TenantContext
+from contracts.envelope import LARGE_BODY
 from contracts.names import Refusal
 
 CONFIG = Config.fit(4, interactive=2, batch=1, tenant_room=4, room=8)
