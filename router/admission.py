@@ -3,9 +3,6 @@
 The rate is GCRA (ITU-T I.371): one theoretical arrival time for each key, no timer. The limits hold for the router,
 not for each worker: a worker writes what it let in to its own words of the board and counts in what the others wrote.
 
-What comes of the bodies of a tenant's requests counts too (ADR 0033): each `BODY_UNIT` for one request more. No body is
-cut short for it: the tenant owes, at most a burst, and its next request comes too early.
-
 How exact that is. Two workers may decide in the same microseconds and both let the last request in: the excess is at
 most one request for each other worker. Keys share 65,536 words by hash; while two busy keys collide, the workers do
 not see each other's share of these two, and each may get up to its limit in every worker. Never is one key charged
@@ -16,14 +13,12 @@ from collections.abc import Callable, Sequence
 from typing import Final
 
 from contracts import problems
-from contracts.envelope import FRONT_DOOR, LARGE_BODY, NO_TENANT
+from contracts.envelope import FRONT_DOOR, NO_TENANT
 from router.board import USAGE_SLOTS, Board
 from router.locator import Refused
 from router.settings import AddressLimits
 from router.table import Located
 from router.walls import ALL_ON, Wall, Walls
-
-BODY_UNIT: Final = 16 << 10  # bytes of bodies that count for a request; what people type is smaller
 
 REST_S: Final = 1.0  # for which a tenant whose cell had no room for a large body sends it no other
 
@@ -75,7 +70,7 @@ class Limiter:
             return 1.0
         if requests_per_s:
             interval = 1.0 / requests_per_s
-            arrival = min(max(self._arrival(meter, interval), now), now + 2 * burst * interval)
+            arrival = max(self._arrival(meter, interval), now)
             early = arrival - now - (burst - 1) * interval
             meter.last = now
             # The clock's float has less precision than an interval of a very high rate: 1 ns of grace.
@@ -84,21 +79,10 @@ class Limiter:
                 return early
             meter.arrival = arrival + interval
         meter.in_flight += 1
-        self._admit(meter, 1)
+        meter.admitted = (meter.admitted + 1) & _VALUE_MASK
+        self._own[meter.at] = meter.tag << _TAG_SHIFT | meter.admitted
         self._own[USAGE_SLOTS + meter.at] = meter.tag << _TAG_SHIFT | meter.in_flight
         return 0.0
-
-    def charge(self, key: bytes, now: float, requests_per_s: float, weight: int) -> None:
-        """A request that `enter` let in counts for ``weight`` more."""
-        if requests_per_s:
-            meter, interval = self._meters[key], 1.0 / requests_per_s
-            meter.arrival = max(self._arrival(meter, interval), now) + weight * interval
-            meter.last = now
-            self._admit(meter, weight)
-
-    def _admit(self, meter: Meter, weight: int) -> None:
-        meter.admitted = (meter.admitted + weight) & _VALUE_MASK
-        self._own[meter.at] = meter.tag << _TAG_SHIFT | meter.admitted  # the other workers count it in
 
     def leave(self, key: bytes) -> None:
         """The request that `enter` let in has ended."""
@@ -220,13 +204,8 @@ class Admission:
         self._tenants.enter(_key(route), now, 0.0, 1, _BEYOND)
         return None
 
-    def body_came(self, route: Located, units: int) -> None:
-        """So many times `BODY_UNIT` have come of a request of this route that is let in."""
-        if self._by_plan and self._walls.enforces(Wall.PLANS):
-            self._tenants.charge(_key(route), self._clock(), route.plan.requests_per_s, units)
-
     def rest(self, route: Located) -> None:
-        """The cell had no room for a large body of this tenant, and may not have read it: see `rests`."""
+        """The cell had no room for a large body of this tenant: see `rests`."""
         if len(self._rests) >= _RESTING_LIMIT:
             now = self._clock()
             self._rests = {key: until for key, until in self._rests.items() if until > now}
@@ -234,10 +213,10 @@ class Admission:
                 return
         self._rests[_key(route)] = self._clock() + REST_S
 
-    def rests(self, route: Located, body: int) -> Refused | None:
-        """Whether a body of so many bytes comes too early after one that the cell had no room for. Its client was told
-        to wait; where it does not, the body is not carried to the cell in vain."""
-        if body <= LARGE_BODY or not self._by_plan:
+    def rests(self, route: Located) -> Refused | None:
+        """Whether a large body comes too early after one of this tenant that the cell had no room for. Its client was
+        told to wait; where it does not, the body is not carried to the cell in vain. Each worker knows of its own."""
+        if not self._by_plan:
             return None
         until = self._rests.get(_key(route))
         if until is None:

@@ -15,7 +15,6 @@ from contracts import problems
 from contracts.envelope import LARGE_BODY
 from contracts.names import Field, Refusal
 from contracts.routes import RouteHint
-from router.admission import BODY_UNIT
 from router.framing import CHUNKED, LAST_CHUNK, UNTIL_EOF, chunk
 from router.http1 import AnswerHead, MalformedError, Request
 from router.locator import Refused
@@ -29,6 +28,7 @@ from router.walls import Wall
 _log = structlog.get_logger("router")
 
 _IDEMPOTENT: Final = frozenset((b"GET", b"HEAD", b"OPTIONS", b"TRACE", b"PUT", b"DELETE"))
+_BODILESS: Final = frozenset((b"GET", b"HEAD"))
 _MISDIRECTED: Final = Refusal.MISDIRECTED.encode()
 _FROZEN: Final = Refusal.FROZEN.encode()
 _NO_ROOM: Final = frozenset((Refusal.TENANT_BUSY.encode(), Refusal.OVERLOADED.encode()))
@@ -40,9 +40,20 @@ class Exchange:
     """One request and its answer. Implements `upstream.User` and `hold.Waiter`; every event comes in by a method."""
 
     __slots__ = (
-        *("_answered", "_chunked", "_client", "_complete", "_done", "_gathers", "_hold_until", "_id", "_in_address"),
+        *(
+            "_answered",
+            "_came",
+            "_chunked",
+            "_client",
+            "_complete",
+            "_done",
+            "_gathers",
+            "_hold_until",
+            "_id",
+            "_in_address",
+        ),
         *("_in_tenant", "_kept", "_lost", "_path", "_pool", "_probe", "_replayable", "_request"),
-        *("_route", "_started", "_uncharged", "_upstream", "_waits", "kept_bytes", "method", "request_sent"),
+        *("_route", "_started", "_upstream", "_waits", "kept_bytes", "method", "request_sent"),
     )
 
     def __init__(self, path: Path, client: Downstream, request: Request) -> None:
@@ -54,7 +65,7 @@ class Exchange:
         self._id = path.signatures.next_id()
         self._kept: list[bytes] = []  # the payload so far, while the request is replayable
         self.kept_bytes = 0
-        self._uncharged = 0  # bytes of its body that do not count yet
+        self._came = 0  # bytes of its body
         self._complete = False  # all of the request has come
         self.request_sent = False  # ... and was handed to the upstream connection
         self._replayable = True
@@ -85,7 +96,7 @@ class Exchange:
         if isinstance(route, Refused):
             self._refuse(route)
             return
-        refused = self._admit_tenant(route, payload)
+        refused = self._admit_tenant(route)
         if refused is not None:
             self._refuse(refused)
         elif complete or not self._gather():
@@ -126,21 +137,14 @@ class Exchange:
         named = fields.tenants[0] if fields.tenants else None
         return self._path.locator.decide(fields.host, fields.authorization, named)
 
-    def _admit_tenant(self, route: Located, payload: bytes) -> Refused | None:
+    def _admit_tenant(self, route: Located) -> Refused | None:
         admission, self._route = self._path.admission, route
-        refused = admission.rests(route, self._request.fields.framing)
+        refused = admission.rests(route) if self._large() else None
         if refused is None:
             refused = admission.enter_tenant(route, self._client.address)
         if refused is None:
             self._in_tenant = route
-            self._charge(len(payload))
         return refused
-
-    def _charge(self, came: int) -> None:
-        """The body counts as it comes: an announced length that never comes costs the tenant nothing."""
-        units, self._uncharged = divmod(self._uncharged + came, BODY_UNIT)
-        if units and self._in_tenant is not None:
-            self._path.admission.body_came(self._in_tenant, units)
 
     def _hold(self, route: Located, *, frozen: bool) -> None:
         """Wait until the tenant's move is over; `released` or `timed_out` comes next."""
@@ -188,8 +192,9 @@ class Exchange:
             self._upstream = None  # it is back in its pool: a client that is full must not pause it for its next user
         if self._pool is not None and self._pool.silence.requests:
             self._pool.silence.answered()
-        if head.refused in _NO_ROOM and self._route is not None and self._request.fields.framing > LARGE_BODY:
-            self._path.admission.rest(self._route)
+        if head.refused in _NO_ROOM and self._large() and self._came > self._path.budgets.replay_bytes:
+            assert self._route is not None
+            self._path.admission.rest(self._route)  # that much came of it: what is only announced shuts nobody out
         if head.refused is not None and self._nothing_ran(head):
             if not complete:
                 self._drop_upstream()
@@ -209,7 +214,6 @@ class Exchange:
     def more(self, payload: bytes, complete: bool) -> None:
         """More of the request's body came."""
         self._keep(payload, complete)
-        self._charge(len(payload))
         if self._gathers:
             if complete:
                 self._gathered()
@@ -231,8 +235,13 @@ class Exchange:
         else:
             self._refuse(Refused(error.problem, error.reason), close=True)
 
+    def _large(self) -> bool:
+        """Whether a cell takes the request for long work because of the body that it announces."""
+        return self._request.fields.framing > LARGE_BODY and self.method not in _BODILESS
+
     def _keep(self, payload: bytes, complete: bool) -> None:
         self._complete = complete
+        self._came += len(payload)
         if payload and self._replayable:
             self._kept.append(payload)
             self.kept_bytes += len(payload)

@@ -177,8 +177,8 @@ class Wall:
         return Plan(operation, level, timeouts.outer(now, envelope_s), nested.application_by, large)
 
     def foresee(self, context: TenantContext, plan: Plan, caller: int) -> None:
-        """`RefusedError` where `ask` would raise it now: before a large body is read in vain. Takes no place, and `ask`
-        may still refuse."""
+        """`RefusedError` where there would be no place for the request now: before a large body is read in vain. Takes
+        none, counts nothing, and `ask` may still refuse."""
         if self._fairness is _ON:
             now = self._clock()
             ticket = Ticket(context.tenant, caller, 0.0, now)

@@ -74,31 +74,6 @@ def test_the_rate_holds_for_all_workers_together(clock: Clock) -> None:
     assert 95 <= total <= 110  # 10 s at 10 a second, and what the burst left
 
 
-def test_what_comes_of_a_body_counts_in_every_worker(clock: Clock) -> None:
-    one, two = workers = admissions(clock, 2)
-    wanted = route(burst=10)
-    assert sum(admitted(worker, wanted, 1) for worker in workers) == 2  # everyone knows the tenant
-    assert one.enter_tenant(wanted, ADDRESS) is None
-    one.body_came(wanted, 5)
-    one.leave_tenant(wanted, ADDRESS)
-    assert admitted(two, wanted, 10) == 3  # of ten, but for its own one, and the other's one with its body
-    assert admitted(one, wanted, 10) == 0
-
-
-def test_nobody_owes_more_than_a_burst_however_much_came(clock: Clock) -> None:
-    one, two = workers = admissions(clock, 2)
-    assert sum(admitted(worker, route(), 1) for worker in workers) == 2  # everyone knows the tenant
-    assert two.enter_tenant(route(), ADDRESS) is None
-    two.leave_tenant(route(), ADDRESS)
-    assert one.enter_tenant(route(), ADDRESS) is None
-    one.body_came(route(), 1_000_000)
-    one.leave_tenant(route(), ADDRESS)
-    refused = [admission.enter_tenant(route(), ADDRESS) for admission in (one, two)]
-    assert [problem and problem.retry_after for problem in refused] == [1, 1]  # six requests at ten a second
-    clock.now += 0.61
-    assert admitted(one, route(), 10) == 1
-
-
 def test_one_tenant_is_never_charged_for_another(clock: Clock) -> None:
     one, two = admissions(clock, 2)
     assert admitted(one, route(b"t1"), 50) == 5

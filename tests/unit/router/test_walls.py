@@ -7,7 +7,8 @@ import pytest
 
 from contracts import problems
 from contracts.envelope import LARGE_BODY
-from router.admission import BODY_UNIT, REST_S, Admission
+from router import admission
+from router.admission import REST_S, Admission
 from router.board import Board
 from router.breaker import OPEN_FIRST_S, SILENT_REQUESTS, SILENT_TENANTS, Silence
 from router.client import LARGE_ANSWER, LEAVING
@@ -23,7 +24,6 @@ from tests.unit.router.wire import Clock, MemoryTransport, World, requests_in, s
 
 ADDRESS = b"192.0.2.1"
 BODY = b"POST /a HTTP/1.1\r\nHost: t1.example.test\r\nContent-Length: %d\r\n\r\n"
-LARGE = 5 * BODY_UNIT
 WINDOW_S = Budgets().client_window_s
 LEAST = int(Budgets().client_bytes_per_s * WINDOW_S)
 
@@ -63,49 +63,24 @@ def test_a_plan_is_enforced_observed_or_not_looked_at_and_nothing_stays_counted(
     assert one.enter_tenant(wanted, ADDRESS) is None
 
 
-@pytest.mark.parametrize(("mode", "after"), [(Mode.ON, [200, 429]), (Mode.OBSERVE, [200, 200]), (Mode.OFF, [200, 200])])
-@pytest.mark.parametrize("framing", [b"Content-Length: %d" % LARGE, b"Transfer-Encoding: chunked"])
-def test_a_large_body_counts_for_many_requests_of_its_tenant_and_of_nobody_else(
-    framing: bytes, mode: Mode, after: list[int]
-) -> None:
-    world = World(modes=all_in(mode))
-    world.table.limit("t1", rate=10.0, burst=4)
-    chunked = framing.startswith(b"T")
-    body = (b"%x\r\n%b\r\n0\r\n\r\n" % (LARGE, b"x" * LARGE)) if chunked else b"x" * LARGE
-    client, transport = ask(world, b"POST /a HTTP/1.1\r\nHost: t1.example.test\r\n%b\r\n\r\n" % framing)
-    for begin in range(0, len(body), 10_000):  # as it comes, and not by what was announced
-        client.data_received(body[begin : begin + 10_000])
-    last(world).data_received(OK)
-    client.data_received(GET)
-    if mode is not Mode.ON:
-        last(world).data_received(OK)
-    assert statuses(transport.take()) == after
-    _, other = ask(world, GET.replace(b"t1", b"t2"))
-    last(world).data_received(OK)
-    assert statuses(other.take()) == [200]
-
-
 def posted(world: World, tenant: str, size: int) -> MemoryTransport:
     """The connection of a client that sends a body of this size, whole."""
     _, transport = ask(world, (BODY % size).replace(b"t1", tenant.encode()) + b"x" * size)
     return transport
 
 
-@pytest.mark.parametrize("refusal", ["429 Busy\r\nCell-Refused: tenant-busy", "503 Busy\r\nCell-Refused: overloaded"])
-def test_who_is_told_that_the_cell_has_no_room_for_its_large_body_sends_the_next_one_to_nobody(refusal: str) -> None:
+@pytest.mark.parametrize("refusal", [b"429 Busy\r\nCell-Refused: tenant-busy", b"503 Busy\r\nCell-Refused: overloaded"])
+def test_who_is_told_that_the_cell_has_no_room_for_its_large_body_sends_the_next_one_to_nobody(refusal: bytes) -> None:
     world = World()
     first = posted(world, "t1", LARGE_BODY + 1)
-    last(world).data_received(f"HTTP/1.1 {refusal}\r\nRetry-After: 1\r\nContent-Length: 0\r\n\r\n".encode())
+    last(world).data_received(b"HTTP/1.1 %b\r\nRetry-After: 1\r\nContent-Length: 0\r\n\r\n" % refusal)
     assert statuses(first.take()) == [int(refusal[:3])]
     carried = len(world.pool().made)
     again = posted(world, "t1", LARGE_BODY + 1).take()
     assert statuses(again) == [429]
     assert b"retry-after: 1" in again
     assert len(world.pool().made) == carried
-    for tenant, size in (
-        ("t1", LARGE_BODY),
-        ("t2", LARGE_BODY + 1),
-    ):  # a small body of the same, a large one of another
+    for tenant, size in (("t1", LARGE_BODY), ("t2", LARGE_BODY + 1)):  # its small ones, and another's large ones
         other = posted(world, tenant, size)
         last(world).data_received(OK)
         assert statuses(other.take()) == [200]
@@ -123,15 +98,34 @@ def test_a_large_body_that_the_cell_refuses_for_what_it_says_is_no_reason_to_wai
         assert statuses(transport.take()) == [422]
 
 
-def test_a_body_that_is_announced_and_never_comes_costs_its_tenant_one_request() -> None:
+@pytest.mark.parametrize("mode", [Mode.OBSERVE, Mode.OFF])
+def test_who_shall_wait_with_its_large_bodies_passes_a_wall_that_does_not_refuse(mode: Mode) -> None:
+    told = Told(all_in(mode))
+    one = Admission(Clock(), Board.create(1), 0, AddressLimits(), told.walls)
+    one.rest(route())
+    assert one.rests(route()) is None
+    assert told.events == ([("plans", False)] if mode is Mode.OBSERVE else [])
+
+
+def test_a_body_that_is_only_announced_makes_nobody_wait() -> None:
     world = World()
-    world.table.limit("t1", rate=10.0, burst=4)
-    liar, _ = ask(world, BODY % (1 << 40))
-    liar.connection_lost(None)
-    for _ in range(3):
-        _, transport = ask(world)
-        last(world).data_received(OK)
-        assert statuses(transport.take()) == [200]
+    ask(world, BODY % (LARGE_BODY + 1) + b"x")
+    last(world).data_received(b"HTTP/1.1 429 Busy\r\nCell-Refused: tenant-busy\r\nContent-Length: 0\r\n\r\n")
+    transport = posted(world, "t1", LARGE_BODY + 1)
+    last(world).data_received(OK)
+    assert statuses(transport.take()) == [200]
+
+
+def test_memory_of_who_shall_wait_is_bounded_and_forgets_who_has_waited(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(admission, "_RESTING_LIMIT", 10)
+    clock = Clock()
+    one = Admission(clock, Board.create(1), 0)
+    for number in range(25):
+        one.rest(route(b"t%d" % number))
+    assert [one.rests(route(b"t%d" % number)) is None for number in (9, 10)] == [False, True]
+    clock.now += REST_S
+    one.rest(route(b"t99"))
+    assert one.rests(route(b"t99")) is not None
 
 
 @pytest.mark.parametrize("mode", [Mode.OBSERVE, Mode.OFF])

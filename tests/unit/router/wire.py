@@ -3,8 +3,6 @@
 import random
 from dataclasses import dataclass, field
 
-import msgspec
-
 from contracts.envelope import signer
 from router.admission import Admission
 from router.board import Board
@@ -161,13 +159,6 @@ class MemoryTable:
     def put(self, tenant: str, cell: str = "cell-1", epoch: int = 1, state: RouteState = RouteState.ACTIVE) -> None:
         route = Located(tenant.encode(), CellEntry(cell, f"{cell}:1", CAPS), epoch, state, PLAN)
         self.routes[tenant_key(tenant.encode())] = self.routes[f"{tenant}.example.test".encode()] = route
-
-    def limit(self, tenant: str, *, rate: float, burst: int) -> None:
-        """Give it a plan of its own."""
-        plan = PlanEntry("its-own", requests_per_s=rate, burst=burst, in_flight=1000)
-        for key, route in self.routes.items():
-            if route.tenant == tenant.encode():
-                self.routes[key] = msgspec.structs.replace(route, plan=plan)
 
 
 @dataclass
