@@ -40,19 +40,8 @@ class Exchange:
     """One request and its answer. Implements `upstream.User` and `hold.Waiter`; every event comes in by a method."""
 
     __slots__ = (
-        *(
-            "_answered",
-            "_came",
-            "_chunked",
-            "_client",
-            "_complete",
-            "_done",
-            "_gathers",
-            "_hold_until",
-            "_id",
-            "_in_address",
-        ),
-        *("_in_tenant", "_kept", "_lost", "_path", "_pool", "_probe", "_replayable", "_request"),
+        *("_answered", "_came", "_chunked", "_client", "_complete", "_done", "_gathers", "_hold_until", "_id"),
+        *("_in_address", "_in_tenant", "_kept", "_lost", "_path", "_pool", "_probe", "_replayable", "_request"),
         *("_route", "_started", "_upstream", "_waits", "kept_bytes", "method", "request_sent"),
     )
 
