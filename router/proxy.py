@@ -128,7 +128,9 @@ class Exchange:
 
     def _admit_tenant(self, route: Located) -> Refused | None:
         admission, self._route = self._path.admission, route
-        refused = admission.rests(route) if self._large() else None
+        refused = None
+        if self._request.fields.framing > LARGE_BODY and self.method not in _BODILESS:
+            refused = admission.rests(route)
         if refused is None:
             refused = admission.enter_tenant(route, self._client.address)
         if refused is None:
@@ -181,15 +183,14 @@ class Exchange:
             self._upstream = None  # it is back in its pool: a client that is full must not pause it for its next user
         if self._pool is not None and self._pool.silence.requests:
             self._pool.silence.answered()
-        if head.refused in _NO_ROOM and self._large() and self._came > self._path.budgets.replay_bytes:
-            assert self._route is not None
-            self._path.admission.rest(self._route)  # that much came of it: what is only announced shuts nobody out
-        if head.refused is not None and self._nothing_ran(head):
-            if not complete:
-                self._drop_upstream()
-            self._leave_pool()
-            self._replay_refused(head)
-            return
+        if head.refused is not None:
+            self._note_no_room(head.refused)
+            if self._nothing_ran(head):
+                if not complete:
+                    self._drop_upstream()
+                self._leave_pool()
+                self._replay_refused(head)
+                return
         if self._probe:
             assert self._route is not None
             self._probe = False
@@ -224,16 +225,13 @@ class Exchange:
         else:
             self._refuse(Refused(error.problem, error.reason), close=True)
 
-    def _large(self) -> bool:
-        """Whether a cell takes the request for long work because of the body that it announces."""
-        return self._request.fields.framing > LARGE_BODY and self.method not in _BODILESS
-
     def _keep(self, payload: bytes, complete: bool) -> None:
         self._complete = complete
-        self._came += len(payload)
-        if payload and self._replayable:
-            self._kept.append(payload)
-            self.kept_bytes += len(payload)
+        if payload:
+            self._came += len(payload)
+            if self._replayable:
+                self._kept.append(payload)
+                self.kept_bytes += len(payload)
 
     def _limit_kept(self) -> None:
         if self.kept_bytes > self._path.budgets.replay_bytes:
@@ -249,6 +247,13 @@ class Exchange:
     # -- refusals that promise that nothing ran -------------------------------------------------------------------
     def _nothing_ran(self, head: AnswerHead) -> bool:
         return (head.status == 421 and head.refused == _MISDIRECTED) or (head.status == 503 and head.refused == _FROZEN)
+
+    def _note_no_room(self, refused: bytes) -> None:
+        """The cell had no room for a large body. One that was only announced shuts its tenant out of nothing."""
+        large = self._request.fields.framing > LARGE_BODY and self.method not in _BODILESS
+        if refused in _NO_ROOM and large and self._came > self._path.budgets.replay_bytes:
+            assert self._route is not None
+            self._path.admission.rest(self._route)
 
     def _replay_refused(self, head: AnswerHead) -> None:
         before = self._route

@@ -7,6 +7,7 @@ one's last statement is a compare-and-set on the fence, finds it raised, and rol
 from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import replace
+from functools import partial
 from typing import Any, Final
 
 import asyncpg
@@ -147,7 +148,11 @@ async def effect_on(
 ) -> AsyncIterator[Effect]:
     """`effect`, on a connection that the caller has."""
     async with connection.transaction():
-        ended = 0 if patience is None else await locks.exclusive(connection, tenant, patience, clock)
+        ended = 0
+        if patience is not None:
+            # Who is fenced by now must not end the transaction of the newer command that it stands in line behind.
+            own = partial(_own, connection, tenant, fence, command)
+            ended = await locks.exclusive(connection, tenant, patience, clock, before_ending=own)
         yield Effect(connection, await _own(connection, tenant, fence, command), ended)
 
 

@@ -43,8 +43,12 @@ async def exclusive(
     patience: Patience,
     clock: Callable[[], float],
     sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
+    before_ending: Callable[[], Awaitable[object]] | None = None,
 ) -> int:
-    """Take the tenant's exclusive lock for this transaction; how many holders had to be ended for it."""
+    """Take the tenant's exclusive lock for this transaction; how many holders had to be ended for it.
+
+    What ``before_ending`` raises leaves the holders alone.
+    """
     began = clock()
     in_line = began + ALWAYS_HELD_S
     ended: set[int] = set()
@@ -57,6 +61,8 @@ async def exclusive(
         if waited >= patience.budget_s:
             raise await _busy(connection, tenant, patience.budget_s)
         if waited >= patience.polite_s:
+            if before_ending is not None and not ended:
+                await before_ending()
             terminate = waited >= patience.polite_s + TERMINATE_AFTER_S
             ended |= set(await connection.fetchval("SELECT cellwall.end_holders($1, $2)", tenant, terminate))
         await sleep(RETRY_S)

@@ -6,7 +6,7 @@
 | Unknown means refuse | no row, another state, another epoch, a database or a lock that is away: nothing is forwarded |
 | One ambassador counts requests in flight | it holds a lock of the database, and serves nobody while it does not |
 | A tenant counts as drained only when it is | `drain` waits for admitted requests, for those whose client or answer was
-  lost, after a restart for the monolith's longest request, and for transactions that began before all that |
+  lost, after a restart for the last that another may have forwarded, and for transactions that began before that |
 """
 
 import asyncio
@@ -29,6 +29,7 @@ LOOK_S: Final = 0.005  # how often `drain` looks again
 READ_TIMEOUT_S: Final = 2.0
 SOLE_CHECK_S: Final = 2.0
 SOLE_RETRY_S: Final = 0.2
+UNAWARE_S: Final = 2 * SOLE_CHECK_S + READ_TIMEOUT_S  # for which one that has lost the lock may still let somebody in
 _SOLE: Final = 0x7A65726F_0001
 _ROW: Final = (
     "SELECT t.state, t.epoch, t.hint, c.knr FROM cellwall.tenants t"
@@ -55,13 +56,17 @@ class DoorError(Exception):
 
 
 class Door(Gate):
-    """The gate of one ambassador. ``longest_s`` is the longest that the monolith works on a request; ``clock`` is the
-    loop's. It refuses everybody until `keep` holds the lock."""
+    """The gate of one ambassador. ``longest_s`` is the longest that the monolith works on a request, ``unaware_s`` how
+    long another that has lost the lock may still forward; ``clock`` is the loop's. It refuses everybody until `keep`
+    holds the lock."""
 
-    def __init__(self, pool: Pool, *, longest_s: float, clock: Callable[[], float]) -> None:
+    def __init__(
+        self, pool: Pool, *, longest_s: float, clock: Callable[[], float], unaware_s: float = UNAWARE_S
+    ) -> None:
         super().__init__(clock)
         self._pool = pool
         self._longest_s = longest_s
+        self._unaware_s = unaware_s
         self._time = clock
         self._exchanges: dict[int, int] = {}
         self._uncertain: dict[int, float] = {}  # until when something of a tenant may still run, unseen
@@ -138,14 +143,15 @@ class Door(Gate):
         flying = max(self._in_flight.get(tenant, 0), self._exchanges.get(tenant, 0))
         if flying:
             return f"{flying} requests in flight"
-        left = max(self._uncertain.get(tenant, 0.0), self._since[0] + self._longest_s) - self._time()
+        others = self._since[0] + self._unaware_s + self._longest_s
+        left = max(self._uncertain.get(tenant, 0.0), others) - self._time()
         if left > 0:
             return f"requests that the monolith may still be working on, for {left:.1f} s at most"
         return ""
 
     async def _older(self, mark: datetime) -> str:
         assert self._since is not None, "nobody gets here without the lock"
-        unsure = self._since[1] + timedelta(seconds=self._longest_s)
+        unsure = self._since[1] + timedelta(seconds=self._unaware_s + self._longest_s)
         found: str | None = await self._pool.fetchval(_OLDER, mark, unsure, APPLICATION)
         return f"transactions that began before: {found}" if found else ""
 

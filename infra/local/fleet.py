@@ -28,6 +28,7 @@ from infra.local.zero import ZeroHandle
 
 START_TRIES: Final = 3
 REGISTERED_S: Final = 30.0
+OPERATOR_TIMEOUT_S: Final = 30.0  # while a whole fleet starts
 KILL_WAIT_S: Final = 5.0
 _KEY: Final = re.compile(r"\bcwo_[A-Za-z0-9_-]+")
 
@@ -405,7 +406,9 @@ class Fleet:
     def operator(self) -> httpx.AsyncClient:
         """A client of the control plane with the operator's key."""
         headers = {"Authorization": f"Bearer {self.state.operator_key}"}
-        return httpx.AsyncClient(base_url=self.control_plane.url, headers=headers, trust_env=False)
+        return httpx.AsyncClient(
+            base_url=self.control_plane.url, headers=headers, trust_env=False, timeout=OPERATOR_TIMEOUT_S
+        )
 
     async def start_cell(self, cell: LocalCellSpec) -> None:
         """Start what of the cell does not run, servers first; the schema is brought up to date before the API."""

@@ -48,13 +48,12 @@ class Job(msgspec.Struct, frozen=True):
         with subprocess.Popen(
             [sys.executable, "-m", "infra.local.work"],
             stdin=subprocess.PIPE, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE,
-            cwd=CHECKOUT, process_group=_group_of_caller(),
+            cwd=CHECKOUT, process_group=_group_of_caller(), bufsize=0,  # nothing is left for its end to flush
         ) as process:  # fmt: skip
             assert process.stdin is not None
             assert process.stderr is not None
             with contextlib.suppress(BrokenPipeError):  # it says why on stderr
                 process.stdin.write(msgspec.json.encode(self) + b"\n")
-                process.stdin.flush()
             lines = process.stderr.read().decode(errors="replace").strip().splitlines()
             status = process.wait()
         if status == INTERRUPTED:

@@ -3,6 +3,7 @@
 import asyncio
 import time
 from collections.abc import Callable
+from datetime import datetime
 from typing import Any, Final
 
 import asyncpg
@@ -81,7 +82,7 @@ class _Copying:
 
     @property
     def seconds(self) -> float:
-        """From the opening of the stream to the commit at the target."""
+        """From the opening of the stream to the commit at the target, as the move's steps say."""
         return self.span[1] - self.span[0]
 
 
@@ -89,17 +90,17 @@ async def _moved(stage: Stage, target: str) -> _Copying:
     """Start the move, and wait until the old home follows the new one."""
     body = {"tenant": stage.moving.tenant, "to": target, "standby": True}
     view = await stage.operate("POST", "/v1/moves", json=body)
-    began = ended = 0.0
     limit = time.monotonic() + 600.0
     while view["state"] != "standby" or view["progress"]["way_back"] != "following":
         if view["state"] in ENDED or time.monotonic() > limit:
             raise BenchError(ill(view))
         await asyncio.sleep(POLL_S)
         view = await stage.operate("GET", f"/v1/moves/{view['id']}")
-        if view["state"] == "copying" and not began:
-            began = stage.driver.seconds_in()
-        if began and not ended and view["state"] != "copying":
-            ended = stage.driver.seconds_in()
+    start = stage.driver.seconds_in() - time.time()
+    began, ended = (
+        start + next(datetime.fromisoformat(step["at"]) for step in view["steps"] if step["state"] == state).timestamp()
+        for state in ("copying", "catching_up")
+    )
     return _Copying(view, (began, ended))
 
 

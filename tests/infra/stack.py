@@ -16,7 +16,7 @@ from infra.local.processes import marked
 from infra.local.spec import CHECKOUT
 
 PROGRAMS = CHECKOUT / "infra" / "stacks"
-PATIENCE_S = 120.0  # a safety net on busy machines; nothing waits for it
+PATIENCE_S = 300.0  # a safety net on busy machines; nothing waits for it
 MARK = "CELLWALL_TEST_COMMAND"
 
 

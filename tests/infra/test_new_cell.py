@@ -22,6 +22,7 @@ from loadtest.demo import NEW_CELL, Demo, Options
 from loadtest.newcell import CAPACITY, WITH_PULUMI, WITHOUT, add_cell
 from loadtest.operator import ControlPlane
 from loadtest.show import Teller
+from tests.infra.stack import PATIENCE_S
 from tests.system.leftovers import Snapshot
 from tests.system.waiting import until
 
@@ -58,7 +59,7 @@ async def test_the_cell_of_the_demo_gets_no_tenants_or_is_not_in_the_books(
 ) -> None:
     monkeypatch.setenv("PATH", f"{cli.program.parent}{os.pathsep}{os.environ['PATH']}")
     said = io.StringIO()
-    options = Options(8.0, tenants=4, rate=100.0, seed=5, keep=True, folder=fleet.folder.path, shops="join")
+    options = Options(16.0, tenants=4, rate=50.0, seed=5, keep=True, folder=fleet.folder.path, shops="join")
     async with AsyncExitStack() as stack:
         outcome = await Demo(fleet, options, Teller(Console(file=said, width=200)), stack).run()
     assert outcome.good, said.getvalue()
@@ -93,7 +94,7 @@ async def test_an_interrupted_demo_leaves_the_engine_or_its_work_running(fleet: 
         assert not adding.done(), adding
         return any("infra.local.work" in line for line in at_work(fleet, "cell-5")) or None
 
-    await until(working, "the cell is being made")
+    await until(working, "the cell is being made", timeout_s=PATIENCE_S)
     adding.cancel()
     with pytest.raises(asyncio.CancelledError):
         await adding

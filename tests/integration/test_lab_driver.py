@@ -2,6 +2,7 @@
 
 import asyncio
 import itertools
+import math
 import os
 import signal
 from collections.abc import AsyncIterator, Awaitable, Callable
@@ -210,12 +211,17 @@ async def door(behave: Callable[[asyncio.StreamReader, asyncio.StreamWriter], Aw
         server.close()
 
 
-async def attack(port: int, *, slow: bool, seconds: float = 0.4) -> SampleRecord:
+async def attack(port: int, *, slow: bool, seconds: float = 0.4, refusals: float = math.inf) -> SampleRecord:
+    """For so long, or until so many connections were refused."""
     loop, record = asyncio.get_running_loop(), SampleRecord()
     start = loop.time()
     hold = Hold(0, 3, 0.0, seconds, slow, "127.0.0.9")
+
+    def now() -> float:
+        return seconds if record.progress.refused >= refusals else loop.time() - start
+
     async with asyncio.timeout(PATIENCE_S):
-        await hog(hold, tenant(0).account, [Address("d", "127.0.0.1", port)], record, lambda: loop.time() - start)
+        await hog(hold, tenant(0).account, [Address("d", "127.0.0.1", port)], record, now)
     return record
 
 
@@ -236,7 +242,7 @@ async def test_a_hog_lets_go_of_what_it_holds_or_is_not_told_apart_from_one_that
             kept = await attack(port, slow=slow)
         assert (kept.progress.succeeded, kept.progress.refused, kept.progress.failed) == (3, 0, 0)
         async with door(throws_out) as port:
-            thrown = await attack(port, slow=slow)
+            thrown = await attack(port, slow=slow, seconds=PATIENCE_S, refusals=3)
         assert (thrown.progress.succeeded, thrown.progress.failed) == (0, 0)
         assert thrown.progress.refused >= 3
     assert sources == {"127.0.0.9"}

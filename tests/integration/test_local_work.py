@@ -85,6 +85,7 @@ async def test_a_killed_work_says_only_its_number(fleet: Fleet) -> None:
         async with asyncio.timeout(60):
             while (pid := child_at_work()) is None:
                 await asyncio.sleep(0.02)
+        await waiting_for_the_lock(pid, fleet.folder)  # it has been told what to do
         os.kill(pid, signal.SIGKILL)
         with pytest.raises(LocalFleetError, match="the work on cell-3 was ended by SIGKILL; repeat the command"):
             await running

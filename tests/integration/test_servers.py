@@ -1,5 +1,6 @@
 """The embedded servers do what the fleet and the other integration tests lean on."""
 
+import asyncio
 import secrets
 import signal
 from pathlib import Path
@@ -43,8 +44,12 @@ async def test_committed_rows_survive_kill_9_of_the_server(server_folder: Path) 
         connection = await asyncpg.connect(with_database(server.superuser_dsn, "postgres"))
         await connection.execute("CREATE TABLE kept (n int); INSERT INTO kept VALUES (7)")
         (identity,) = [found for found in [Identity.of(server.pid)] if found]
+        children = Path(f"/proc/{server.pid}/task/{server.pid}/children").read_text().split()
+        backends = {Identity.of(int(pid)) for pid in children} - {None}
         await server._running.stop(signal.SIGKILL)
         assert Identity.of(identity.pid) != identity
+        while backends & {Identity.of(int(pid)) for pid in children}:  # until they notice, they keep the shared memory
+            await asyncio.sleep(0.01)
         await server.start()
         again = await asyncpg.connect(server.superuser_dsn)
         assert await again.fetchval("SELECT n FROM kept") == 7

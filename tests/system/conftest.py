@@ -33,6 +33,8 @@ async def fleet(system_folder: Path) -> AsyncIterator[Fleet]:
     """The fleet: two routers of two workers, two cells of two shards. A test puts back whatever it broke."""
     lines: list[str] = []
     async with Fleet.start(PATIENT, system_folder / "fleet", lines.append) as running:
+        async with Product.at(running) as client:
+            await client.leave_noise_alone()
         lines.clear()
         snapshot = Snapshot.of(running)
         yield running

@@ -2,7 +2,8 @@
 
 ``CELLWALL_TEST_BOUNDARY=kill:STATE`` ends the process with SIGKILL as soon as that state of a move is committed;
 ``pause:STATE:FOLDER`` writes ``FOLDER/reached`` there and waits until ``FOLDER/go`` exists. ``watch:FOLDER`` does the
-same at whatever state ``FOLDER/at`` names, for as long as it names it, so that one process serves many tests.
+same at whatever state ``FOLDER/at`` names, for as long as it names it, so that one process serves many tests; the state
+is in ``reached``.
 
 ``CELLWALL_TEST_CP_DATABASE=HOST:PORT`` is where its database is looked for in place of the real address.
 """
@@ -41,7 +42,7 @@ async def at_boundary(name: str) -> None:
 async def watched(folder: Path, name: str) -> None:
     asked = folder / "at"
     while asked.exists() and asked.read_text() == name:
-        (folder / "reached").touch()
+        (folder / "reached").write_text(name)
         await asyncio.sleep(POLL_S)
 
 

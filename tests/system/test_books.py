@@ -25,7 +25,7 @@ from loadtest.books import Wrong
 from loadtest.demo import Demo, Options
 from loadtest.show import Teller
 
-PATIENCE_S = 240.0  # a safety net on busy machines, where a whole fleet starts; nothing waits for it
+PATIENCE_S = 480.0  # a safety net on busy machines, where a whole fleet starts; nothing waits for it
 
 
 @pytest_asyncio.fixture
@@ -34,7 +34,7 @@ async def demo(fleet: Fleet) -> AsyncIterator[tuple[Demo, io.StringIO]]:
     said = io.StringIO()
     shops = f"books-{secrets.token_hex(3)}"
     options = Options(
-        6.0, tenants=4, rate=60.0, seed=7, keep=True, folder=fleet.folder.path, shops=shops, new_cell=False
+        12.0, tenants=4, rate=30.0, seed=7, keep=True, folder=fleet.folder.path, shops=shops, new_cell=False
     )
     async with AsyncExitStack() as stack:
         yield Demo(fleet, options, Teller(Console(file=said, width=200)), stack), said

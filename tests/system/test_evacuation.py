@@ -59,7 +59,7 @@ async def test_a_cell_is_emptied_under_writes_though_the_control_plane_is_killed
             view = await look(product, batch)
             return view if view is not None and view["state"] in OVER else None
 
-        view = await until(over, "the end of the batch", timeout_s=120)
+        view = await until(over, "the end of the batch", timeout_s=240)
         for each in writers:
             await each.more(5)
     assert (view["state"], view["counts"]) == ("done", {"done": view["total"]}), view

@@ -18,7 +18,7 @@ from tests.system.leftovers import Snapshot
 
 SMALL = FleetSpec(cells=(LocalCellSpec("cell-1", shards=1),), routers=1, workers=1)
 SMALL_OPTIONS = ("--cells", "1", "--shards", "1", "--routers", "1", "--workers", "1")
-PATIENCE_S = 120.0  # a safety net on busy machines; nothing waits for it
+PATIENCE_S = 240.0  # a safety net on busy machines; nothing waits for it
 
 
 def command(*arguments: str, folder: Path) -> "subprocess.Popen[str]":

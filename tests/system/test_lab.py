@@ -103,6 +103,8 @@ async def test_a_fleet_behind_a_base_url_is_a_system_that_cannot_be_measured(fle
     system = RemoteSystem(Remote(fleet.router_urls[0], fleet.spec.front_door_host), f"lab-{secrets.token_hex(3)}")
     try:
         await system.connect("business")
+        if len(system.cells) == 1:  # by chance, of which placement leaves none to the next ones
+            await system.connect("business")
         assert system.cells == ["cell-1", "cell-2"]
         lab = Lab(system, Asked(tmp_path, 1, lambda _: None, rest_s=2.5))
         result = await only(lab, text, tmp_path)

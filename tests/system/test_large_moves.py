@@ -134,7 +134,7 @@ async def test_a_control_plane_killed_in_a_large_move_finishes_it_after_its_retu
         move = (await product.operate("POST", "/v1/moves", json=body)).json()["id"]
         killed = product.fleet.runner.process(CONTROL_PLANE)
         assert killed is not None
-        reached = await killed.wait_ended(60)
+        reached = await killed.wait_ended(180)
         assert reached, f"never {state}: {(await product.operate('GET', f'/v1/moves/{move}')).text}"
         await hooked.plainly()
         view = await ended(product, move)

@@ -1,5 +1,6 @@
 """Networks and processes that fail inside of large moves: one owner afterwards, nothing left behind, nobody's help."""
 
+import asyncio
 import os
 from collections.abc import AsyncIterator
 from dataclasses import dataclass, replace
@@ -18,14 +19,15 @@ from infra.local.spec import CONTROL_PLANE, CONTROL_PLANE_DB
 from tests.system import advertised_cell, paused_control_plane
 from tests.system.fault_proxy import Fault, ProxyThread
 from tests.system.hooked import Hooked
-from tests.system.product import Product, Tenant
+from tests.system.product import PATIENCE_S, Product, Tenant
 from tests.system.test_large_moves import grow, no_streams, shard_of
-from tests.system.test_moves import assert_one_clean_owner, ended, exists, fences
+from tests.system.test_moves import assert_one_clean_owner, ended, fences
 from tests.system.waiting import until
 from tests.system.watchers import watched
 from tests.system.writers import writing
 
 ROWS = 2_000
+CONNECTIONS = 16  # to each router: one to each of its workers, but for a chance of one in thirty thousand
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 
 
@@ -48,7 +50,7 @@ class Network:
 
     async def reached(self, state: str) -> None:
         """Until a move waits at that state."""
-        await until(lambda: exists(self.folder / "reached"), state)
+        await until(lambda: says(self.folder / "reached", state), state)
 
 
 @pytest_asyncio.fixture(scope="module", loop_scope="module")
@@ -115,8 +117,16 @@ async def settler(product: Product) -> Tenant:
     """A tenant with rows in cell-1, once every cell and router is well again."""
     await product.well()
     tenant = await product.tenant_in("cell-1")
+    await until(lambda: served_by_all(product, tenant), f"every worker of every router to serve {tenant.slug}")
     await grow(product, tenant, "cell-1", ROWS)
     return tenant
+
+
+async def served_by_all(product: Product, tenant: Tenant) -> bool:
+    """A worker that met the cell dead, in the test before, refuses for seconds after the cell came back."""
+    async with httpx.AsyncClient(trust_env=False, timeout=PATIENCE_S) as fresh:
+        asked = [fresh.get(f"{router}/v1/me", headers=tenant.headers) for router in product.routers * CONNECTIONS]
+        return all(answer.is_success for answer in await asyncio.gather(*asked))
 
 
 LARGE = {"standby": True, "finalize_after_s": 0.0}
@@ -329,6 +339,10 @@ async def test_a_fault_of_a_router_s_or_the_control_plane_s_database_link_breaks
 
 async def met(proxy: Any) -> bool:
     return bool(proxy.met)
+
+
+async def says(file: Path, text: str) -> bool:
+    return file.exists() and file.read_text() == text
 
 
 async def answers(product: Product) -> bool:

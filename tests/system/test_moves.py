@@ -112,7 +112,7 @@ async def test_a_control_plane_killed_in_a_move_finishes_it_after_its_return(
         move = await start_move(product, tenant, "cell-2")
         killed = product.fleet.runner.process(CONTROL_PLANE)
         assert killed is not None
-        assert await killed.wait_ended(60), f"the control plane never reached {state}"
+        assert await killed.wait_ended(180), f"the control plane never reached {state}"
         await hooked.plainly()
         view = await ended(product, move)
         await writers.more(5)
@@ -142,7 +142,7 @@ async def test_a_control_plane_killed_on_the_way_back_gives_the_tenant_back(
             await hooked.start(f"kill:{state}")
         killed = product.fleet.runner.process(CONTROL_PLANE)
         assert killed is not None
-        assert await killed.wait_ended(60), f"the control plane never reached {state}"
+        assert await killed.wait_ended(180), f"the control plane never reached {state}"
         await hooked.plainly()
         view = await ended(product, move)
         await writers.more(5)

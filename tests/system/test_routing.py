@@ -14,7 +14,7 @@ import pytest
 from infra.local.fleet import Fleet
 from infra.local.spec import CONTROL_PLANE, LocalCellSpec
 from infra.local.stamp import Stamps
-from tests.system.product import Product, Tenant
+from tests.system.product import PATIENCE_S, Product, Tenant
 from tests.system.waiting import until
 
 PROBLEM = "application/problem+json"
@@ -178,6 +178,12 @@ async def test_routing_goes_on_and_a_router_restarts_while_the_control_plane_is_
 ) -> None:
     tenant = await product.sign_up()
     thing = await product.product(tenant)
+    kept = fleet.folder.data / "router-2" / "routes.ndjson"  # written once a second at the most
+
+    async def on_disk() -> bool:
+        return kept.exists() and f'"{tenant.id}"' in kept.read_text()
+
+    await until(on_disk, "the tenant's route in the file of the router that is restarted from it")
     async with traffic(product, tenant, routers=(0,)) as seen:
         await more(seen, 20)
         try:
@@ -237,6 +243,6 @@ async def test_a_killed_router_worker_is_replaced_and_the_router_goes_on(fleet: 
         return len(now) == fleet.spec.workers and before[0] not in now
 
     await until(replaced, "the supervisor to start another worker")
-    async with httpx.AsyncClient(trust_env=False) as fresh:
+    async with httpx.AsyncClient(trust_env=False, timeout=PATIENCE_S) as fresh:
         answer = await fresh.get(f"{product.routers[0]}/v1/me", headers=tenant.headers)
     assert answer.status_code == 200

@@ -28,7 +28,7 @@ async def ran(*command: str, **more: str) -> str:
     process = await asyncio.create_subprocess_exec(
         *command, cwd=CHECKOUT, env=os.environ | more, stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.PIPE
     )
-    out, err = await asyncio.wait_for(process.communicate(), 120)
+    out, err = await asyncio.wait_for(process.communicate(), 240)
     assert process.returncode == 0, err.decode()
     return out.decode()
 

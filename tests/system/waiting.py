@@ -10,7 +10,7 @@ T = TypeVar("T")
 PATIENT_ROUTERS: Final = ("--hold-s", "60", "--request-s", "80")
 
 
-async def until(condition: Callable[[], Awaitable[T | None]], what: str, *, timeout_s: float = 60.0) -> T:
+async def until(condition: Callable[[], Awaitable[T | None]], what: str, *, timeout_s: float = 120.0) -> T:
     """The condition's first true value; an `AssertionError` that names ``what`` after ``timeout_s``."""
     end = time.monotonic() + timeout_s
     while True:

@@ -65,7 +65,7 @@ async def opened(folder: Path) -> AsyncIterator[Sandbox]:
     url = f"http://127.0.0.1:{listener.getsockname()[1]}"
     headers = {"authorization": f"Bearer {token}"}
     try:
-        async with httpx.AsyncClient(base_url=url, headers=headers, trust_env=False) as http:
+        async with httpx.AsyncClient(base_url=url, headers=headers, trust_env=False, timeout=WAIT_S) as http:
             yield Sandbox(url, token, http)
     finally:
         await gateway.close()

@@ -152,7 +152,7 @@ async def test_a_delivery_that_always_fails_is_given_up_and_can_be_redriven(
 async def test_a_slow_receiver_keeps_no_order_from_being_told_to_another(merchant: Merchant, gateway: Sandbox) -> None:
     await listen(merchant, gateway, "slow")
     await listen(merchant, gateway, "quick")
-    await gateway.faults({"operation": "sink", "kind": "hang", "count": 3, "seconds": 5.0, "prefix": "slow"})
+    await gateway.faults({"operation": "sink", "kind": "hang", "count": 100, "seconds": 5.0, "prefix": "slow"})
     async with merchant.world.worker(**settings(gateway)):
         for _ in range(3):
             await pay(merchant)

@@ -35,6 +35,7 @@ HINT_KEY = b"h" * 32
 OPERATOR = Actor("key:test", "operator")
 ROWS = [f"order {n}".encode() for n in range(50)]
 SOURCE, TARGET = "cell-1", "cell-2"
+HOLD_S = 60.0  # a slow disk must not end a hold; tests about holds that are too long set their own
 
 _numbers = itertools.count(10**9)
 
@@ -123,7 +124,7 @@ class World:
 
         return Mover(
             self.engine, route_log or self.route_log, self.client, HINT_KEY, MoveMetrics(CollectorRegistry()),
-            budgets=budgets or Budgets(), tuning=Tuning(routers_s=routers_s, soft_ms=10, hard_ms=50),
+            budgets=budgets or Budgets(hold_s=HOLD_S), tuning=Tuning(routers_s=routers_s, soft_ms=10, hard_ms=50),
             on_boundary=on_boundary, sleep=sleep or at_once,
         )  # fmt: skip
 

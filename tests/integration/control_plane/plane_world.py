@@ -17,6 +17,7 @@ from contracts.keys import Purpose, bearer
 from control_plane.app import Services, compose, create_app, create_front_door
 from control_plane.auth import create_key
 from control_plane.cell_client import CellClient
+from control_plane.move import Budgets
 from control_plane.move_metrics import MoveMetrics
 from control_plane.mover import Boundary, Mover, Tuning, unobserved
 from control_plane.roles import ROLES
@@ -152,7 +153,8 @@ class Plane:
         """Carry a move on as the leader of that term; the state in which it ends."""
         mover = Mover(
             self.engine, self.services.route_log, CellClient(self.http, FLEET_ROOT), b"h" * 32,
-            MoveMetrics(CollectorRegistry()), tuning=Tuning(routers_s=0.01), on_boundary=on_boundary,
+            MoveMetrics(CollectorRegistry()), budgets=Budgets(hold_s=60.0), tuning=Tuning(routers_s=0.01),
+            on_boundary=on_boundary,
         )  # fmt: skip
         async with asyncio.timeout(60):
             return (await mover.drive(move_id, term)).state.value

@@ -8,9 +8,9 @@ import sqlalchemy as sa
 from control_plane.move import Budgets, State
 from control_plane.move_store import moves
 from tests.integration.control_plane.fake_cell import Killed
-from tests.integration.control_plane.mover_world import OPERATOR, SOURCE, TARGET, World, killed_at
+from tests.integration.control_plane.mover_world import HOLD_S, OPERATOR, SOURCE, TARGET, World, killed_at
 
-PATIENT = Budgets(rest_s=0.0)
+PATIENT = Budgets(rest_s=0.0, hold_s=HOLD_S)
 
 
 async def overdue(world: World) -> None:

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.integration.router.wire import WITHIN_S, Cell, Router, ask, connect, free_port, read_answer, until
+from tests.integration.router.wire import WITHIN_S, Cell, Router, ask, cell_ports, connect, read_answer, until
 
 GET = b"GET /a HTTP/1.1\r\nHost: t1.example.test\r\n\r\n"
 GET2 = GET.replace(b"t1", b"t2")
@@ -41,7 +41,7 @@ async def polite(cell: Cell, reader: asyncio.StreamReader, writer: asyncio.Strea
 @pytest.fixture(scope="module")
 def shared(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Router]:
     """A router for the tests that leave it as they found it; each brings cells of its own to the same ports."""
-    router = Router(tmp_path_factory.mktemp("router"), {"cell-1": free_port(), "cell-2": free_port()})
+    router = Router(tmp_path_factory.mktemp("router"), cell_ports())
     yield router
     router.stop()
 
@@ -63,7 +63,7 @@ async def cells(router: Router, one: Script, two: Script = polite) -> AsyncItera
 async def fleet(
     folder: Path, one: Script, two: Script = polite, *, module: str = "router", **caps: int
 ) -> AsyncIterator[tuple[Router, Cell, Cell]]:
-    router = Router(folder, {"cell-1": free_port(), "cell-2": free_port()}, caps=caps, module=module)
+    router = Router(folder, cell_ports(), caps=caps, module=module)
     try:
         async with cells(router, one, two) as (first, second):
             yield router, first, second

@@ -316,11 +316,7 @@ def test_no_process_and_no_file_outlives_a_supervisor_that_was_killed(router: Ro
 
 
 def test_a_second_router_on_the_same_port_is_told_so(router: Router, routes_file: Path) -> None:
-    (admin,) = free_ports(1)
-    second = Router("--routes", str(routes_file))
-    second.close()
-    second.arguments[1], second.arguments[3] = router.arguments[1], f"127.0.0.1:{admin}"
-    second.restart()
+    second = Router("--routes", str(routes_file), "--listen", router.arguments[1])
     assert second.refuses_to_start() == f"router: cannot listen on {router.arguments[1]}: the port is in use\n"
 
 

@@ -4,7 +4,6 @@ import asyncio
 import json
 import os
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -12,15 +11,16 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from pathlib import Path
 
+from infra.local.ports import free_ports
+
 Handler = Callable[[asyncio.StreamReader, asyncio.StreamWriter], Awaitable[None]]
 READY_S = 60.0
 WITHIN_S = 60.0
 
 
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
+def cell_ports() -> dict[str, int]:
+    """Where two cells may listen: a port that the kernel hands out could be gone before they do."""
+    return dict(zip(("cell-1", "cell-2"), free_ports(2), strict=True))
 
 
 class Router:
@@ -35,7 +35,7 @@ class Router:
         plan: dict[str, int] | None = None,
         module: str = "router",
     ) -> None:
-        self.port, self.admin = free_port(), free_port()
+        self.port, self.admin = free_ports(2, avoid=frozenset(cells.values()))
         self._file = folder / "routes.ndjson"
         self.cells, self._caps, self._plan = cells, caps or {}, plan or {}
         self._revision = 0

@@ -15,7 +15,7 @@ import pytest
 import sqlalchemy as sa
 
 from cell.shards import errors, tables
-from cell.shards.session import Shards
+from cell.shards.session import LOCK_PATIENCE_S, Shards
 from cell.shards.sql import prepare
 from cell.transfer import locks
 from cell.transfer.locks import Patience
@@ -252,7 +252,11 @@ class InLine:
         return str(done.result())
 
 
-async def test_a_slow_report_behind_a_wanted_lock_would_make_the_tenant_look_frozen(cell: Cell) -> None:
+async def test_a_slow_report_behind_a_wanted_lock_would_make_the_tenant_look_frozen(
+    cell: Cell, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert locks.IN_LINE_S < LOCK_PATIENCE_S
+    monkeypatch.setattr("cell.shards.session.LOCK_PATIENCE_S", 10.0)  # however late the server ends a wait in line
     tenant = await cell.tenant()
     connection = await cell.connect("cellwall_transfer")
     freezer = InLine(connection)

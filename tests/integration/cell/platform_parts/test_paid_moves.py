@@ -3,7 +3,7 @@
 import asyncio
 import secrets
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from pathlib import Path
 from uuid import UUID
 
@@ -19,6 +19,7 @@ from cell.modules.payments import public as payments
 from cell.modules.payments.http_gateway import HttpGateway
 from cell.modules.payments.public import Answer, Asked, Gateway
 from cell.shards.errors import NotOursError
+from contracts.problems import ProblemError
 from contracts.transfer import Release, Restore
 from tests.integration.cell import sandbox
 from tests.integration.cell.platform_parts.two_cells import FREEZE, Cell, activated, context
@@ -172,7 +173,7 @@ async def test_a_charge_that_the_gateway_is_slow_with_is_waited_for_by_the_new_h
     source, target = cells
     tenant = await source.tenant()
     order = await ordered(source, tenant)
-    await gateway.faults({"operation": "charge", "kind": "slow", "seconds": 0.5})
+    await gateway.faults({"operation": "charge", "kind": "slow", "seconds": 2.0})
     task = asyncio.create_task(attempt(source, inner, tenant, 1))
 
     async def begun() -> bool:
@@ -278,7 +279,8 @@ async def check_workers_of_both_cells(cells: Cells, gateway: Sandbox, inner: Gat
                     wanted = [orders.Wanted(product.product_id, 1)]
                     order = await orders.create(session, UUID(int=1), None, wanted, "card-1")
                 made.append(order.order_id)
-            await cancel(here, tenant, epoch, made[-1])
+            with suppress(ProblemError):  # the worker was quicker, and it is confirmed
+                await cancel(here, tenant, epoch, made[-1])
             epoch += 1
             await moved(here, there, tenant, epoch)
             here, there = there, here

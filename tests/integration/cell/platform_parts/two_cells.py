@@ -139,7 +139,7 @@ class Cell:
             "SELECT 1 FROM pg_locks WHERE locktype = 'advisory' AND NOT granted"
             " AND (classid::bigint << 32) + objid::bigint = $1"
         )
-        async with asyncio.timeout(5):
+        async with asyncio.timeout(60):
             while not await self.fetch(query, key):
                 await asyncio.sleep(0.005)
 

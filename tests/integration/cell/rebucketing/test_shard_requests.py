@@ -14,6 +14,7 @@ from contracts.transfer import Fence, Provision
 from tests.integration.cell.cell_world import EPOCH, PASSWORD, Merchant
 from tests.integration.cell.platform_parts.two_cells import ADD_COUNTER, COUNTERS
 from tests.integration.cell.rebucketing.shard_bench import (
+    PATIENT_S,
     Bench,
     Killed,
     kill,
@@ -55,8 +56,9 @@ async def test_a_stale_process_is_sent_on_while_the_old_rows_still_lie_there(ben
 
 
 async def test_who_came_before_the_fence_is_waited_for_and_what_it_wrote_moves_along(
-    bench: Bench, merchant: Merchant
+    bench: Bench, merchant: Merchant, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr(shard, "DRAIN_S", PATIENT_S)
     wish = bench.elsewhere(merchant)
     await bench.plan(wish)
     frozen = asyncio.Event()

@@ -55,7 +55,7 @@ class Large:
         return await self.streams.senders.open(tenant, self.fence(), OpenStream(named(tenant, direction)))
 
     async def changes(
-        self, tenant: int, after: int, direction: Any = "out", wait_ms: int = 5000, max_bytes: int = 1 << 22
+        self, tenant: int, after: int, direction: Any = "out", wait_ms: int = 30_000, max_bytes: int = 1 << 22
     ) -> tuple[Batch, bytes]:
         """The next batch of a stream that this cell sends."""
         query = ChangesQuery(named(tenant, direction), after, max_bytes, wait_ms)

@@ -12,7 +12,7 @@ from tests.integration.cell.zero.shop import Shop, links, log_in
 
 
 async def test_two_orders_at_once_would_get_one_running_number(shop: Shop) -> None:
-    async with httpx.AsyncClient(base_url=shop.url, trust_env=False) as browser:
+    async with httpx.AsyncClient(base_url=shop.url, trust_env=False, timeout=60) as browser:
         assert (await log_in(browser, 1)).headers["location"] == "/start.php"
         (artnr, *_) = links((await browser.get("/artikel.php")).text, "artnr")
         forms = [{"ref": f"r{i}", "artnr": str(artnr), "mg": "2"} for i in range(6)]
@@ -28,7 +28,7 @@ async def test_a_customer_would_see_what_is_another_ones(shop: Shop) -> None:
     db = await shop.connect()
     foreign = await db.fetchval("SELECT min(anr) FROM aufk WHERE knr = 2")
     await db.close()
-    async with httpx.AsyncClient(base_url=shop.url, trust_env=False) as browser:
+    async with httpx.AsyncClient(base_url=shop.url, trust_env=False, timeout=60) as browser:
         assert (await browser.get("/auftrag.php?anr=1")).headers["location"] == "/anmelden.php"
         refused = await browser.post("/anmelden.php", data={"knr": "1", "login": "chef@kunde-1.test", "pwd": "x"})
         assert (refused.status_code, "fehlgeschlagen" in refused.text) == (200, True)
@@ -39,7 +39,7 @@ async def test_a_customer_would_see_what_is_another_ones(shop: Shop) -> None:
 
 
 async def test_a_reader_could_write_and_a_bad_list_would_be_half_stored(shop: Shop) -> None:
-    async with httpx.AsyncClient(base_url=shop.url, trust_env=False) as browser:
+    async with httpx.AsyncClient(base_url=shop.url, trust_env=False, timeout=60) as browser:
         await log_in(browser, 1, "leser")
         assert (await browser.post("/import.php", content=b"X-1;Neu;1,00;E\n")).status_code == 400
         await log_in(browser, 1, "mitarbeiter")
@@ -53,7 +53,7 @@ async def test_a_reader_could_write_and_a_bad_list_would_be_half_stored(shop: Sh
 
 
 async def test_what_a_page_shows_would_run_as_script(shop: Shop) -> None:
-    async with httpx.AsyncClient(base_url=shop.url, trust_env=False) as browser:
+    async with httpx.AsyncClient(base_url=shop.url, trust_env=False, timeout=60) as browser:
         await log_in(browser, 1)
         form = {"best": "<script>", "bez": "<script>x</script>", "pr": "1,00", "whg": "E"}
         made = await browser.post("/artikel.php", data=form)

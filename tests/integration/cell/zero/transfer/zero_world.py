@@ -78,7 +78,7 @@ async def opened(dsn: str) -> AsyncIterator[Zero]:
     """The transfer of cell zero, as its process composes it, once the door is its own."""
     clock = asyncio.get_running_loop().time
     async with database.opened(dsn, 6, door.APPLICATION) as pool:
-        gate = Door(pool, longest_s=0.01, clock=clock)
+        gate = Door(pool, longest_s=0.01, unaware_s=0.0, clock=clock)
         vault = Vault(b"z" * 32)
         transfer = ZeroTransfer(
             cell="cell-zero",
