@@ -70,7 +70,8 @@ class Door(Gate):
         self._time = clock
         self._exchanges: dict[int, int] = {}
         self._uncertain: dict[int, float] = {}  # until when something of a tenant may still run, unseen
-        self._since: tuple[float, datetime] | None = None  # since when only this process forwards: our and its clock
+        self._since: tuple[float, datetime] | None = None  # since when nobody else forwards: our and its clock
+        self._contested = False  # another may have had the lock since this process began
         self.busy: str = ""  # what the last `drain` that gave up was waiting for
 
     @property
@@ -143,15 +144,14 @@ class Door(Gate):
         flying = max(self._in_flight.get(tenant, 0), self._exchanges.get(tenant, 0))
         if flying:
             return f"{flying} requests in flight"
-        others = self._since[0] + self._unaware_s + self._longest_s
-        left = max(self._uncertain.get(tenant, 0.0), others) - self._time()
+        left = max(self._uncertain.get(tenant, 0.0), self._since[0] + self._longest_s) - self._time()
         if left > 0:
             return f"requests that the monolith may still be working on, for {left:.1f} s at most"
         return ""
 
     async def _older(self, mark: datetime) -> str:
         assert self._since is not None, "nobody gets here without the lock"
-        unsure = self._since[1] + timedelta(seconds=self._unaware_s + self._longest_s)
+        unsure = self._since[1] + timedelta(seconds=self._longest_s)
         found: str | None = await self._pool.fetchval(_OLDER, mark, unsure, APPLICATION)
         return f"transactions that began before: {found}" if found else ""
 
@@ -160,21 +160,25 @@ class Door(Gate):
     async def keep(self, connect: Callable[[], Awaitable[Any]], sleep: Callable[[float], Awaitable[None]]) -> None:
         """Hold the lock on a connection of its own, until cancelled; get it again after it was lost.
 
-        Whoever gets it anew is as wise as after a restart: another may have forwarded meanwhile.
+        Whoever gets it anew is as wise as after a restart: another may have forwarded meanwhile. Where another was
+        seen to have it, or it was lost, that one may not know yet that it has it no more.
         """
         while True:
             try:
                 async with _session(connect) as connection:
-                    if await connection.fetchval("SELECT pg_try_advisory_lock($1)", _SOLE):
-                        await self._hold(connection, sleep)
+                    taken = await connection.fetchval("SELECT pg_try_advisory_lock($1)", _SOLE)
+                    contested, self._contested = self._contested, True
+                    if taken:
+                        await self._hold(connection, sleep, self._unaware_s if contested else 0.0)
             except DATABASE_FAILED as e:
                 _log.warning("sole_lock_lost", **{Field.REASON: type(e).__name__})
             finally:
                 self._since = None
             await sleep(SOLE_RETRY_S)
 
-    async def _hold(self, connection: Any, sleep: Callable[[float], Awaitable[None]]) -> None:
-        self._since = (self._time(), await connection.fetchval("SELECT clock_timestamp()"))
+    async def _hold(self, connection: Any, sleep: Callable[[float], Awaitable[None]], unaware_s: float) -> None:
+        now = await connection.fetchval("SELECT clock_timestamp()")
+        self._since = (self._time() + unaware_s, now + timedelta(seconds=unaware_s))
         _log.info("sole_lock_taken")
         while True:
             await sleep(SOLE_CHECK_S)

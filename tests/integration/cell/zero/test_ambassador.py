@@ -10,6 +10,7 @@ import httpx
 import pytest
 
 from cell.ingress import BODY_PIECES
+from cell.zero import door as door_of_zero
 from contracts.names import Refusal
 from tests.integration.cell.zero import zero_world
 from tests.integration.cell.zero.shop import Shop, links, log_in
@@ -192,6 +193,25 @@ async def test_a_restarted_ambassador_would_freeze_before_requests_of_its_foreru
                 assert await door.drain(tenants[0], 60)
     finally:
         await older.close()
+
+
+async def test_a_freeze_would_not_wait_for_what_an_ambassador_lets_in_that_does_not_know_of_its_lost_lock(
+    shop: Shop,
+) -> None:
+    tenants = await zero_world.enrolled(shop.dsn)
+    other = await shop.connect()
+    await other.fetchval("SELECT pg_advisory_lock($1)", door_of_zero._SOLE)
+    async with zero_world.opened(shop, tenants, sole=False) as world:
+        door = world.zero.door
+        await until(lambda: door._contested)
+        assert not door.is_sole
+        other.terminate()  # its session is gone, and it may learn of that much later
+        await until(lambda: door.is_sole)
+        assert door._since is not None
+        assert door._since[0] > asyncio.get_running_loop().time()
+        with door.closed(tenants[0]):
+            assert not await door.drain(tenants[0], 0.0)
+            assert "may still be working on" in door.busy
 
 
 async def test_a_transaction_that_writes_past_the_ambassador_would_commit_after_the_freeze(zero: World) -> None:
