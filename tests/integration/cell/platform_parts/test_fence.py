@@ -318,6 +318,27 @@ async def test_a_tenant_that_somebody_is_always_in_would_never_be_locked(
         await check_a_tenant_is_locked_that_somebody_is_always_in(cell)
 
 
+async def test_a_command_that_is_fenced_by_now_would_end_the_newer_one_that_is_at_work(cell: Cell) -> None:
+    tenant, clock = await cell.tenant(), asyncio.get_running_loop().time
+    newer, older = [await cell.connect("cellwall_transfer") for _ in range(2)]
+
+    async def fenced() -> None:
+        raise LookupError
+
+    try:
+        await newer.execute("BEGIN")
+        await locks.exclusive(newer, tenant, Patience(60, 60), clock)
+        with pytest.raises(LookupError):
+            async with older.transaction():
+                await locks.exclusive(older, tenant, Patience(60, 0), clock, before_ending=fenced)
+        assert await newer.fetchval("SELECT 1") == 1
+        async with older.transaction():  # without that it ends the newer one
+            assert await locks.exclusive(older, tenant, Patience(60, 0), clock) == 1
+    finally:
+        newer.terminate()
+        await older.close()
+
+
 async def test_waiting_in_line_is_what_makes_it_look_frozen(cell: Cell) -> None:
     """The counter-proof: PostgreSQL's own waiting lock shuts everybody out behind the report."""
     tenant = await cell.tenant()

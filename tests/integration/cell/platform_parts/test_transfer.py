@@ -214,9 +214,9 @@ async def check_activate_and_abort_leave_one_owner(cells: Cells, rounds: int, pa
     source, target = cells
     exclusive = locks.exclusive
 
-    async def patient(connection: Any, tenant: int, _: Patience, clock: Any) -> int:
+    async def patient(connection: Any, tenant: int, _: Patience, clock: Any, **more: Any) -> int:
         """Who comes second waits, however long the first one takes here, and does not end it."""
-        return await exclusive(connection, tenant, Patience(60, 60), clock)
+        return await exclusive(connection, tenant, Patience(60, 60), clock, **more)
 
     patch.setattr(locks, "exclusive", patient)
     for round_ in range(rounds):
