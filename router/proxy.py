@@ -128,9 +128,7 @@ class Exchange:
 
     def _admit_tenant(self, route: Located) -> Refused | None:
         admission, self._route = self._path.admission, route
-        refused = None
-        if self._request.fields.framing > LARGE_BODY and self.method not in _BODILESS:
-            refused = admission.rests(route)
+        refused = admission.rests(route) if self._is_large() else None
         if refused is None:
             refused = admission.enter_tenant(route, self._client.address)
         if refused is None:
@@ -225,6 +223,10 @@ class Exchange:
         else:
             self._refuse(Refused(error.problem, error.reason), close=True)
 
+    def _is_large(self) -> bool:
+        """Whether its cell takes the request for long work because of the body that it announces."""
+        return self._request.fields.framing > LARGE_BODY and self.method not in _BODILESS
+
     def _keep(self, payload: bytes, complete: bool) -> None:
         self._complete = complete
         if payload:
@@ -250,8 +252,7 @@ class Exchange:
 
     def _note_no_room(self, refused: bytes) -> None:
         """The cell had no room for a large body. One that was only announced shuts its tenant out of nothing."""
-        large = self._request.fields.framing > LARGE_BODY and self.method not in _BODILESS
-        if refused in _NO_ROOM and large and self._came > self._path.budgets.replay_bytes:
+        if refused in _NO_ROOM and self._is_large() and self._came > self._path.budgets.replay_bytes:
             assert self._route is not None
             self._path.admission.rest(self._route)
 

@@ -97,12 +97,17 @@ async def test_a_large_tenant_moves_while_it_writes_and_its_old_home_follows_unt
     await finalized(world, move.id, term=3)
 
 
+def of_middle_size(world: World, patch: pytest.MonkeyPatch) -> None:
+    """The tenant has more rows than are moved in a short hold, and fewer than need a large move."""
+    patch.setattr(move_estimate, "BRIEF_ROWS", len(ROWS) - 1)
+    for cell in world.fleet.cells.values():
+        cell.weight = transfer.Preflight(len(ROWS), 1000, 0, 0)
+
+
 async def test_who_only_gains_a_shorter_hold_leaves_no_standby_and_no_stream(
     world: World, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(move_estimate, "BRIEF_ROWS", len(ROWS) - 1)
-    for cell in world.fleet.cells.values():
-        cell.weight = transfer.Preflight(len(ROWS), 1000, 0, 0)
+    of_middle_size(world, monkeypatch)
     done = await world.mover(writing(world)).drive(await world.start(), term=1)
     assert (done.path, done.state, done.reason) == (Path.LARGE, State.DONE, done.reason)
     await world.assert_settled(TARGET)
@@ -116,9 +121,8 @@ async def test_who_only_gains_a_shorter_hold_leaves_no_standby_and_no_stream(
 async def test_who_only_gains_a_shorter_hold_is_not_refused_for_want_of_a_slot(
     world: World, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(move_estimate, "BRIEF_ROWS", len(ROWS) - 1)
+    of_middle_size(world, monkeypatch)
     for cell in world.fleet.cells.values():
-        cell.weight = transfer.Preflight(len(ROWS), 1000, 0, 0)
         cell.room = transfer.StreamRoom("shard-1", 20, 20, 0, 20)
     estimate = await world.moves.estimate(world.slug, TARGET)
     assert (estimate.path, estimate.passing) == (Path.SMALL, False)
